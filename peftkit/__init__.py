@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from peftkit.adapters.loading import LoadedAdapter
     from peftkit.experiments.comparing.compare import Compared
+    from peftkit.experiments.folding.cross_validate import CrossValidated
 
 __version__ = "0.1.0"
 
@@ -93,6 +94,7 @@ __all__ = [
     "Training",
     "Translation",
     "compare",
+    "cross_validate",
     "load",
     "main",
 ]
@@ -117,6 +119,25 @@ def compare(
     from peftkit.experiments.comparing.compare import compare as compare_recipes  # it needs torch
 
     return compare_recipes(recipes, output_dir, budget)
+
+
+def cross_validate(recipe: Recipe, output_dir: str = "") -> CrossValidated:
+    """Makes a run for each fold of the recipe's rows, or resumes an interrupted cross-validation.
+
+    Args:
+        recipe: a recipe whose data has `folds`, such as `Data(folds=5)`.
+        output_dir: a new folder, or the folder of the same cross-validation; `runs/<name>` if
+            empty.
+
+    Raises:
+        PeftkitError: the recipe, its data or its base is wrong, or a run failed.
+    """
+    check_needed()
+    from peftkit.experiments.folding.cross_validate import (  # it needs torch
+        cross_validate as cross_validate_recipe,
+    )
+
+    return cross_validate_recipe(recipe, output_dir)
 
 
 def load(

@@ -174,7 +174,7 @@ def test_exported_names():
         "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning",
         "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification",
         "TextPairScoring", "TextRegression", "TokenClassification", "TopLayers", "Training",
-        "Translation", "compare", "load", "main",
+        "Translation", "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

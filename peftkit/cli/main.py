@@ -29,6 +29,7 @@ from peftkit.cli.overrides import Overrides
 from peftkit.cli.recipe_files import hint_beside, recipe_in, recipe_of
 from peftkit.cli.recipes import check_command, plan_command, run_command
 from peftkit.errors import PeftkitError
+from peftkit.experiments.comparing.grid import refuse_folds
 from peftkit.parts.scripts import import_trusted, refuse_shadowing
 from peftkit.recipe import Recipe, recipe_schema
 from peftkit.training.threads import sleep_while_waiting
@@ -94,6 +95,7 @@ def _command(options: argparse.Namespace, overrides: list[str], parser: Commands
         from peftkit.stages.early import check_early
 
         recipes = [recipe_in(Path(file), overrides, command_options) for file in options.files]
+        refuse_folds(recipes)
         with hint_beside(Path(options.files[0])):
             check_early(recipes[0])  # the other recipes have the same base and data
         compare_command(recipes, options)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.cli.recipe_files import hint_beside
@@ -16,14 +18,20 @@ from peftkit.errors import BaseModelError, PeftkitError, first_line
 from peftkit.recipe import Recipe
 from peftkit.reports.terminal import open_console, print_note
 from peftkit.stages.run_folder import taken_name
+from peftkit.wording import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peftkit.experiments.folding.folds import Fold
 
 
 def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Trains a recipe and prints the paths of its adapter and receipt."""
-    from peftkit.stages.early import check_early
+    """Trains a recipe, or cross-validates it; prints the paths of its adapter and receipt."""
+    from peftkit.experiments.folding.folds import read_folds
 
     with hint_beside(file):
-        rows = check_early(recipe, options.output_dir)
+        folds = read_folds(recipe, options.output_dir)
     console = open_console(options.json)
     console.print(
         f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
@@ -31,6 +39,9 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
         highlight=False,
         soft_wrap=True,
     )
+    if recipe.task.source.runs_all_folds:
+        _cross_validate(recipe, options, folds, console)
+        return
     if other := taken_name(recipe.name, options.output_dir):
         console.print(
             f"  [yellow]note:[/] `{other.parent / recipe.name}` exists; this run goes to "
@@ -41,7 +52,7 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
     quiet_libraries()
     from peftkit.run import run
 
-    done = run(recipe, options.output_dir, console, rows=rows)
+    done = run(recipe, options.output_dir, console, rows=folds[0].rows)
     if done.record is None:
         return
     console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
@@ -50,19 +61,34 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
         print(json.dumps({"folder": str(done.folder), **done.record.to_json()}, ensure_ascii=False))
 
 
+def _cross_validate(
+    recipe: Recipe, options: argparse.Namespace, folds: Sequence[Fold], console: Console
+) -> None:
+    quiet_libraries()
+    from peftkit.experiments.folding.cross_validate import cross_validate
+
+    done = cross_validate(recipe, options.output_dir, console, folds)
+    if options.json:
+        print(json.dumps({"folder": str(done.folder), **done.record.to_json()}, ensure_ascii=False))
+
+
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     """Checks a recipe without loading weights; prints row and parameter counts and an example."""
-    from peftkit.stages.early import check_early
+    from peftkit.experiments.folding.folds import read_folds
 
     with hint_beside(file):
-        rows = check_early(recipe)
+        folds = read_folds(recipe)
     quiet_libraries()
+    from peftkit.experiments.folding.console import print_sizes
     from peftkit.reports.console import print_example, print_ledger
     from peftkit.stages.preparing import prepare
 
-    prepared = prepare(recipe, rows)
+    prepared = prepare(folds[0].recipe, folds[0].rows)
     console = open_console(options.json)
     print_ledger(console, prepared.ledger, whole=True)
+    if len(folds) > 1:
+        console.print("  the tables above are those of fold 1 of", len(folds), highlight=False)
+        print_sizes(console, folds)
     unmergeable = recipe.method.refuses_merging(prepared.base.spec)
     console.print(
         f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
@@ -83,15 +109,17 @@ def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> No
             "ledger": prepared.ledger.to_json(),
             "example": [asdict(piece) for piece in prepared.example()],
         }
+        if len(folds) > 1:
+            value["folds"] = [fold.sizes for fold in folds]
         print(json.dumps(value, ensure_ascii=False))
 
 
 def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     """Prints an estimate of a run's memory and time."""
-    from peftkit.stages.early import check_early
+    from peftkit.experiments.folding.folds import read_folds
 
     with hint_beside(file):
-        rows = check_early(recipe)
+        folds = read_folds(recipe)
     quiet_libraries()
     from peftkit.bases.devices import open_accelerator
     from peftkit.reports.console import print_plan
@@ -99,7 +127,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
     from peftkit.stages.preparing import prepare
     from peftkit.training.threads import cpu_threads
 
-    prepared = prepare(recipe, rows)
+    prepared = prepare(folds[0].recipe, folds[0].rows)
     try:
         with cpu_threads(prepared.recipe.training.threads or 1):
             planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True)
@@ -113,7 +141,14 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
         ) from error
     console = open_console(options.json)
     print_plan(console, planned)
+    if len(folds) > 1:
+        console.print(
+            f"  this is fold 1; the {len(folds)} runs of all folds take about "
+            f"{duration(len(folds) * sum(planned.seconds.values()))}, one after another",
+            style="bold",
+            highlight=False,
+        )
     for note in prepared.ledger.notes:
         print_note(console, note)
     if options.json:
-        print(json.dumps(planned.to_json(), ensure_ascii=False))
+        print(json.dumps({**planned.to_json(), "runs": len(folds)}, ensure_ascii=False))

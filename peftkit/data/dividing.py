@@ -26,21 +26,9 @@ def divide(
     Args:
         keep_one: whether the last piece must have at least one row or group of every stratum.
     """
-    units: dict[str, list[Row]] = defaultdict(list)
-    strata_of: dict[str, list[str]] = defaultdict(list)
-    for row, stratum in zip(rows, task.strata(rows), strict=True):
-        unit = f"group {row.group}" if row.group else f"row {task.key(row)}"
-        units[unit].append(row)
-        strata_of[unit].append(stratum)
-    strata: dict[str, list[str]] = defaultdict(list)
-    sizes: Counter[str] = Counter()
-    for unit, members in units.items():
-        labels = Counter(strata_of[unit])
-        stratum = max(
-            sorted(labels), key=labels.__getitem__
-        )  # sorted: independent of the file's order
-        strata[stratum].append(unit)
-        sizes[stratum] += len(members)
+    units = units_of(task, rows)
+    strata = _by_stratum(task, units)
+    sizes = {stratum: sum(len(units[unit]) for unit in names) for stratum, names in strata.items()}
     ends = [dict.fromkeys(sizes, 0), *(_shares(sizes, bound) for bound in bounds)]
     piece_of: dict[str, int] = {}
     for stratum, names in strata.items():
@@ -64,6 +52,52 @@ def counts_of_splits(
     """Returns split -> value that the ledger counts -> number of rows that have it."""
     values = iter(task.counted([row for rows in splits.values() for row in rows]))
     return {name: Counter(chain(*islice(values, len(rows)))) for name, rows in splits.items()}
+
+
+def divide_evenly(
+    task: Strata, rows: Sequence[Row], count: int, split_seed: int
+) -> list[list[Row]]:
+    """Divides rows into `count` pieces of about equal size. Each piece has its share of every
+    stratum, and no group is divided; none is empty if there are at least `count` rows or groups.
+
+    Large groups are placed first. Each unit goes to the piece with the fewest rows of its stratum;
+    among several, to the smallest.
+    """
+    units = units_of(task, rows)
+    piece_of: dict[str, int] = {}
+    sizes = [0] * count
+    for _, names in sorted(_by_stratum(task, units).items()):
+        of_stratum = [0] * count
+        for unit in sorted(names, key=lambda unit: (-len(units[unit]), _rank(unit, split_seed))):
+            piece = min(range(count), key=lambda p: (of_stratum[p], sizes[p]))
+            piece_of[unit] = piece
+            of_stratum[piece] += len(units[unit])
+            sizes[piece] += len(units[unit])
+    pieces: list[list[Row]] = [[] for _ in range(count)]
+    for unit, members in units.items():
+        pieces[piece_of[unit]] += members
+    return pieces
+
+
+def units_of(task: Strata, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns what stays in one piece, by name: the rows of a group, or a row without a group."""
+    units: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
+    return units
+
+
+def _by_stratum(task: Strata, units: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
+    """Returns stratum -> names of its units. A group belongs to the stratum of most of its rows."""
+    strata: dict[str, list[str]] = defaultdict(list)
+    values = iter(task.strata([row for members in units.values() for row in members]))
+    for unit, members in units.items():
+        labels = Counter(islice(values, len(members)))
+        stratum = max(
+            sorted(labels), key=labels.__getitem__
+        )  # sorted: independent of the file's order
+        strata[stratum].append(unit)
+    return strata
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -39,6 +39,11 @@ class Source(Part):
     """Share of the rows that becomes the validation split, if the source has none."""
     test_fraction: Fraction = 0.15
     """Share of the rows that becomes the test split, if the source has none."""
+    folds: int | None = Field(default=None, ge=2, le=20)
+    """Number of parts for cross-validation: each part is the test split of one run, so that each
+    row is a test row once. None for one run with one split."""
+    fold: int | None = Field(default=None, ge=1)
+    """Which of the `folds` is the test split, counted from 1; None to run them all."""
     malformed: Literal["refuse", "skip"] = "refuse"
     """What to do with rows that cannot be read: stop with a list of them, or skip them."""
     max_rows: int | None = Field(default=None, gt=0)
@@ -57,12 +62,36 @@ class Source(Part):
             '"',
         ):
             raise ValueError(f"`separator` is {self.separator!r}; give one character, or `tab`")
-        if self.validation_fraction + self.test_fraction >= 1:
+        if self.folds is not None or self.fold is not None:
+            self._check_folds()
+        elif self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"`validation_fraction` {self.validation_fraction} and `test_fraction` "
                 f"{self.test_fraction} leave no rows to train on"
             )
         return self
+
+    def _check_folds(self) -> None:
+        """Raises ValueError if `folds` and `fold` do not fit the other fields."""
+        if self.folds is None:
+            raise ValueError(f"`fold` is {self.fold}, but `folds` does not say of how many")
+        if self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"`fold` is {self.fold}, and there are {self.folds} folds")
+        if self.test_fraction != type(self).model_fields["test_fraction"].default:
+            raise ValueError(
+                f"`test_fraction` and `folds` exclude each other: with {self.folds} folds, each "
+                f"run tests 1/{self.folds} of the rows"
+            )
+        if self.validation_fraction + 1 / self.folds >= 1:
+            raise ValueError(
+                f"`validation_fraction` {self.validation_fraction} and one of {self.folds} folds "
+                "as test split leave no rows to train on"
+            )
+
+    @property
+    def runs_all_folds(self) -> bool:
+        """Whether the source asks for cross-validation: one run for each fold."""
+        return self.folds is not None and self.fold is None
 
     def number(self, text: str) -> float | None:
         """Returns a text as a number, read with `decimal`; None if it is not a number."""

@@ -1,9 +1,6 @@
 """Divides rows into train, validation and test, without duplicates and without leaks.
 
-Splits that the source has are kept; missing ones are drawn. In each stratum (label), rows
-are ordered by a hash of their key and `split_seed`. The first rows become the test split, the next
-ones validation, and at least one row stays in training. If a row is added later, at most one other
-row of each stratum crosses each of the two boundaries.
+Splits that the source has are kept; missing ones are drawn (drawing.py).
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from peftkit.data.dividing import counts_of_splits, divide
+from peftkit.data.drawing import draw_missing
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
 from peftkit.data.row_contract import RowContract, Splits
@@ -49,7 +47,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     task.check_rows([row for part in rows.values() for row in part])
     if "all" in rows:
         rows["train"] = rows.pop("all")
-    _draw_missing(task, rows, split_seed)
+    draw_missing(task, source, rows, split_seed)
     splits = Splits(*(tuple(rows[name]) for name in ("train", "validation", "test")))
     _check_filled(splits, task)
     counted = counts_of_splits(task, splits.named())
@@ -195,26 +193,6 @@ def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]
     return leaked
 
 
-def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int) -> None:
-    """Moves rows, in place, from training to the splits that the source does not have."""
-    source = task.source
-    fractions = {"test": source.test_fraction, "validation": source.validation_fraction}
-    missing = [name for name in fractions if name not in rows]
-    total = len(rows["train"])
-    if not missing:
-        return
-    if total < 3:
-        raise DataError(
-            f"{plural(total, 'usable row')} in `{source.path}`; "
-            "train, validation and test need at least one each",
-            "raise `max_rows`" if source.max_rows else "add rows; begin with a few hundred",
-        )
-    shares = [fractions[name] for name in missing]
-    bounds = [max(k, round(total * sum(shares[:k]))) for k in range(1, len(shares) + 1)]
-    *drawn, rest = divide(task, rows["train"], bounds, split_seed, keep_one=True)
-    rows |= {**dict(zip(missing, drawn, strict=True)), "train": rest}
-
-
 def _grouped(splits: Splits) -> bool:
     """Whether several rows are in the same group, and so must stay in one split."""
     groups = [row.group for rows in splits.named().values() for row in rows if row.group]
@@ -241,5 +219,5 @@ def _check_filled(splits: Splits, task: RowContract) -> None:
     raise DataError(
         f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
         f"{hint}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "
-        "`validation_fraction` and `test_fraction`",
+        f"`validation_fraction` and `{'folds' if source.folds else 'test_fraction'}`",
     )

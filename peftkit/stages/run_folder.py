@@ -90,10 +90,10 @@ def taken_name(name: str, output_dir: str) -> Path | None:
     first = Path("runs") / name
     if output_dir or not first.exists():
         return None
-    return next(folder for folder in _numbered(first) if not folder.exists())
+    return next(folder for folder in numbered(first) if not folder.exists())
 
 
-def _numbered(first: Path) -> Iterator[Path]:
+def numbered(first: Path) -> Iterator[Path]:
     """Yields `runs/<name>`, `runs/<name>-2`, `runs/<name>-3`, ..."""
     yield first
     for number in itertools.count(2):
@@ -101,10 +101,8 @@ def _numbered(first: Path) -> Iterator[Path]:
 
 
 def claim_folder(name: str, output_dir: str) -> Path:
-    """Makes `output_dir`; if not given, the first of `runs/<name>`, `runs/<name>-2`, ... that is
-    free.
-    """
-    candidates = [Path(output_dir).expanduser()] if output_dir else _numbered(Path("runs") / name)
+    """Makes `output_dir` if given, else the first free of `runs/<name>`, `runs/<name>-2`, ..."""
+    candidates = [Path(output_dir).expanduser()] if output_dir else numbered(Path("runs") / name)
     for folder in candidates:
         try:
             folder.mkdir(parents=True)

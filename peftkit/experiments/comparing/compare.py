@@ -6,14 +6,12 @@ best rate with several seeds. With the same seed, all methods read the same rows
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from peftkit.errors import RecipeError
 from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.experiments.comparing.comparison import FILE, Comparison, Rate, SeedRun
 from peftkit.experiments.comparing.grid import Budget, Contender, Grid
@@ -36,6 +34,7 @@ from peftkit.experiments.comparing.runs import Runs, read_scores
 from peftkit.experiments.comparing.table import make_rows
 from peftkit.experiments.jobs.done import Done
 from peftkit.experiments.jobs.folder import open_folder
+from peftkit.experiments.jobs.own_process import refuse_inner
 from peftkit.experiments.jobs.queue import JobQueue
 from peftkit.recipe import Recipe
 from peftkit.stages.preparing import Prepared
@@ -75,7 +74,7 @@ def compare(
         PeftkitError: a recipe, its data or its base is wrong. A failed run raises nothing; its row
             in the table says why it failed.
     """
-    _refuse_inner()
+    refuse_inner("comparison", "compare")
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
     shared = common(grid, first)
@@ -132,17 +131,6 @@ def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Co
     texts = {name: queue.do(job).value for name, job in retention_jobs(grid, first).items()}
     kept = {name: loss.kept_loss if loss else None for name, loss in texts.items()}
     return write("incomplete" if queue.incomplete else "finished", runs, probe, kept)
-
-
-def _refuse_inner() -> None:
-    """Raises RecipeError in a process that `compare` started. Such a process imports the user's
-    script, and must not call `compare` again.
-    """
-    if multiprocessing.parent_process() is not None:
-        raise RecipeError(
-            "each process of the comparison imports the script, which starts a comparison again",
-            'put the call of `compare` under `if __name__ == "__main__":`',
-        )
 
 
 def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import Field
 
@@ -16,7 +14,7 @@ from peftkit.evaluation.retention import Retention
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.metrics.metric import Metric
 from peftkit.parts.json_values import differences
-from peftkit.parts.part import OpenPart, Part
+from peftkit.parts.part import Part
 from peftkit.recipe import Recipe
 
 FULL = "full"
@@ -96,6 +94,7 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
     """
     if not recipes:
         raise RecipeError("no recipe to compare", "give one or more recipe scripts")
+    refuse_folds(recipes)
     named = [recipe if recipe.name else recipe.with_(name="recipe") for recipe in recipes]
     names = [recipe.name for recipe in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -126,6 +125,17 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
         rates = rates_around(recipe.training.learning_rate, budget.num_trials)
         contenders.append(Contender(_with_budget(recipe), rates, recipe is baseline))
     return Grid(tuple(contenders), budget)
+
+
+def refuse_folds(recipes: Sequence[Recipe]) -> None:
+    """Raises RecipeError if a recipe asks for cross-validation."""
+    for recipe in recipes:
+        if recipe.task.source.runs_all_folds:
+            raise RecipeError(
+                f"a comparison trains on one split, and `{recipe.name or 'the recipe'}` has "
+                f"`folds` {recipe.task.source.folds}",
+                "leave `folds` out, or compare on one fold: `--task.data.fold 1`",
+            )
 
 
 def rates_around(rate: float, count: int) -> tuple[float, ...]:
@@ -167,24 +177,6 @@ def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
     """A copy of a recipe for a run, with enough validations to draw a curve."""
     every = recipe.training.evaluate_every or max(1, math.ceil(num_steps / VALIDATIONS))
     return recipe.with_(training=recipe.training.with_(evaluate_every=every))
-
-
-def foreign_modules(recipe: Recipe) -> list[str]:
-    """The modules that define the user's own task and method, for other processes to import. A
-    module in a package is given as its name, any other module as the path of its file.
-    """
-    parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
-    modules = {type(part).__module__ for part in parts if ":" in part.kind()}
-    named = [module for module in sorted(modules) if "." in module]  # modules in a package
-    files = [
-        getattr(sys.modules[module], "__file__", None) for module in sorted(modules - {*named})
-    ]
-    if None in files:
-        raise RecipeError(
-            "processes of the comparison must import your own task or method, but it has no file",
-            "define it in a .py file",
-        )
-    return [*named, *(str(Path(file).resolve()) for file in files if file)]
 
 
 def _check_same(first: Recipe, other: Recipe) -> None:

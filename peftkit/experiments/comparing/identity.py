@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from peftkit.adapters.record import versions
 from peftkit.bases.devices import device_name, open_accelerator
 from peftkit.bases.fingerprint import Fingerprint, fingerprint
-from peftkit.data.packaged import sha256_of
 from peftkit.evaluation.retention import Retention, load_texts
-from peftkit.experiments.comparing.grid import Grid, foreign_modules
+from peftkit.experiments.comparing.grid import Grid
 from peftkit.experiments.jobs.folder import Identity
+from peftkit.experiments.jobs.own_modules import foreign_modules, module_digests
 from peftkit.parts.records import to_json
 from peftkit.stages.preparing import Prepared
 
@@ -65,7 +63,7 @@ def identity(grid: Grid, shared: Common) -> Identity:
         recipes={
             contender.name: json.loads(contender.recipe.to_json()) for contender in grid.contenders
         },
-        code={module: sha256_of(_file_of(module)) for module in sorted(modules)},
+        code=module_digests(modules),
     )
 
 
@@ -74,9 +72,3 @@ def _general_text(retention: Retention | None) -> GeneralText | None:
         return None
     texts = "\0".join(load_texts(retention)).encode()
     return GeneralText(**retention.model_dump(), sha256=hashlib.sha256(texts).hexdigest())
-
-
-def _file_of(module: str) -> Path:
-    """Path of a module's file, from the name or the path that `foreign_modules` returned."""
-    loaded = sys.modules.get(module)
-    return Path(loaded.__file__ if loaded and loaded.__file__ else module)

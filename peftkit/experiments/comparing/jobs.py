@@ -16,7 +16,6 @@ from peftkit.experiments.comparing.grid import (
     Grid,
     for_search,
     for_seeds,
-    foreign_modules,
     precision,
     steps_of_search,
     with_rate,
@@ -24,6 +23,7 @@ from peftkit.experiments.comparing.grid import (
 from peftkit.experiments.comparing.probe import ProbeScore
 from peftkit.experiments.comparing.runs import probe_command, seed_run
 from peftkit.experiments.comparing.work import MergePeak
+from peftkit.experiments.jobs.own_modules import foreign_modules
 from peftkit.experiments.jobs.queue import Job
 from peftkit.experiments.jobs.work import KeptLoss, Trial, run_seed, try_rate
 from peftkit.stages.preparing import Prepared

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from peftkit.errors import MethodError, RecipeError, quoted
 from peftkit.evaluation.scoring import rehearsed_score
 from peftkit.experiments.comparing.grid import Budget, Contender, Grid, make_grid, steps_of_search
 from peftkit.experiments.comparing.jobs import num_steps
+from peftkit.experiments.jobs.own_process import refuse_launcher
 from peftkit.metrics.metric import Metric, TextMetric
 from peftkit.recipe import Recipe
 from peftkit.stages.preparing import Prepared, prepare
@@ -29,11 +29,7 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise RecipeError(
-            "a comparison cannot run in several processes: it starts one process for each run",
-            "start `peftkit compare` without `accelerate launch`",
-        )
+    refuse_launcher("a comparison", "peftkit compare")
     grid = make_grid(recipes, budget)
     first = prepare(grid.contenders[0].recipe)
     prepared = [first]

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.experiments.comparing.comparison import ComparedBase, Comparison, Row, Spent, SplitRows
-from peftkit.experiments.comparing.grid import FREE, Grid, foreign_modules, steps_of_search
+from peftkit.experiments.comparing.grid import FREE, Grid, steps_of_search
 from peftkit.experiments.comparing.identity import Common
 from peftkit.experiments.comparing.jobs import num_steps
 from peftkit.experiments.comparing.notes import has_learned, notes_of
 from peftkit.experiments.comparing.runs import Runs
 from peftkit.experiments.comparing.table import margin_of
+from peftkit.experiments.jobs.own_modules import foreign_modules
 from peftkit.experiments.jobs.queue import JobQueue
 from peftkit.recipe import Recipe, Training
 from peftkit.stages.preparing import Prepared

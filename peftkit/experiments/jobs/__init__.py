@@ -1,1 +1,1 @@
-"""Runs jobs in separate processes; saves results in a folder, so that a comparison can resume."""
+"""Runs jobs in separate processes; saves results in a folder, so that they can resume."""

@@ -85,12 +85,12 @@ class ComparisonFolder:
         shutil.rmtree(folder, ignore_errors=True)  # from an interrupted attempt
         folder.parent.mkdir(parents=True, exist_ok=True)
         done = make(folder)
-        _replace(self.file_of(part), done.to_json())
+        replace_json(self.file_of(part), done.to_json())
         return done
 
     def write(self, name: str, value: Any) -> None:
         """Writes a file of the comparison atomically."""
-        _replace(self.path / name, value)
+        replace_json(self.path / name, value)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def check_folder(path: str, identity: Identity) -> Path:
             shared = {name: value for name, value in now.items() if name in was}
             changed += differences({name: was[name] for name in shared}, shared)
         if changed:
-            changes = "; ".join(_describe(*change) for change in changed[:3])
+            changes = "; ".join(describe_change(*change) for change in changed[:3])
             raise OutputError(
                 f"`{folder}` holds another comparison: {changes}",
                 "give another `--output-dir`, or repeat that comparison to resume it",
@@ -179,17 +179,27 @@ def _identify(folder: ComparisonFolder, identity: Identity) -> None:
 
 @contextmanager
 def alone_in(folder: ComparisonFolder) -> Iterator[None]:
-    """Locks the folder against other processes, if the system has file locks.
+    """Locks the folder of a comparison; see `locked`."""
+    with locked(folder.path, "the comparison"):
+        yield
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Locks a folder against other processes, if the system has file locks.
+
+    Args:
+        what: what runs in the folder, for the message.
 
     Raises:
         OutputError: another process uses the folder.
     """
-    with (folder.path / LOCK).open("w") as file:
+    with (folder / LOCK).open("w") as file:
         try:
             _lock(file)
         except OSError as error:
             raise OutputError(
-                f"another process is running the comparison in `{folder.path}`",
+                f"another process is running {what} in `{folder}`",
                 "wait for it, or give another `--output-dir`",
             ) from error
         yield  # the lock ends when the file is closed or the process ends
@@ -222,7 +232,7 @@ def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
         raise OutputError(f"`{file}` is damaged: {error}", hint) from error
 
 
-def _describe(place: str, was: Any, now: Any) -> str:
+def describe_change(place: str, was: Any, now: Any) -> str:
     """Describes how a value has changed, for an error message."""
     if place == "data" and digest_version(was) != digest_version(now):
         return (
@@ -236,7 +246,8 @@ def _describe(place: str, was: Any, now: Any) -> str:
     return f"`{place}` was {shown[0]} and is {shown[1]}"
 
 
-def _replace(file: Path, value: Any) -> None:
+def replace_json(file: Path, value: Any) -> None:
+    """Writes a JSON file atomically; replaces an existing one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     write_json(temporary, value)
     temporary.replace(file)

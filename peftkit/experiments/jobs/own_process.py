@@ -21,13 +21,33 @@ import torch
 
 from peftkit.bases.devices import is_out_of_memory
 from peftkit.bases.quiet_libraries import quiet_libraries
-from peftkit.errors import PeftkitError, TrainingError, first_line
+from peftkit.errors import PeftkitError, RecipeError, TrainingError, first_line
 
 PRELOADED = ["peftkit.experiments.jobs.preloaded"]
 
 
 class DiedError(TrainingError):
     """Raised if a process ended without a result; another attempt may succeed."""
+
+
+def refuse_inner(what: str, function: str) -> None:
+    """Raises RecipeError in a process that `run_isolated` started and that imports the user's
+    script, which calls `function` again.
+    """
+    if multiprocessing.parent_process() is not None:
+        raise RecipeError(
+            f"each process of the {what} imports the script, which starts a {what} again",
+            f'put the call of `{function}` under `if __name__ == "__main__":`',
+        )
+
+
+def refuse_launcher(what: str, command: str) -> None:
+    """Raises RecipeError if a launcher has started several processes."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RecipeError(
+            f"{what} cannot run in several processes: it starts one process for each run",
+            f"start `{command}` without `accelerate launch`",
+        )
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
