@@ -45,6 +45,9 @@ class Packaged:
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
     """For data: (label in the file, its name) for each label."""
+    subsets: tuple[tuple[str, str], ...] = ()
+    """For data with a file for each subset: (subset, SHA-256 of its file). In `path` and `checked`,
+    `{subset}` stands for the subset."""
 
 
 MODELS: Final = {
@@ -101,15 +104,32 @@ DATA: Final = {
         licence="Apache-2.0",
         subset_column="language",
     ),
+    "home-assistant-intents": Packaged(  # sentence templates; intent_templates.py makes rows
+        module="home_assistant_intents",
+        install="pip install home-assistant-intents==2026.10.27 hassil",
+        path="data/{subset}.json",
+        checked="data/{subset}.json",
+        sha256="",
+        licence="Apache-2.0",
+        subsets=(
+            ("en", "0b9d606a216b1712409a3d822a8edfb9ff4458e51e421792882ea24e0ce1d456"),
+            ("zh-CN", "aaf4fcca09b3878b56652396275ea69e0d0f44508e06378434538a7a2c0c7054"),
+        ),
+    ),
 }
 
 
-def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
+def find_packaged(
+    name: str, registry: dict[str, Packaged], subset: str = ""
+) -> tuple[Packaged, Path]:
     """Checks the digest of `packaged:NAME`; returns its entry, and the path of its file or folder.
+
+    Args:
+        subset: the subset to find, where each has its own file.
 
     Raises:
         MissingPackageError: the package that ships it is not installed.
-        PeftkitError: the name is unknown, or the file is not the published one.
+        PeftkitError: the name or subset is unknown, or the file is not the published one.
     """
     key = name.removeprefix(PREFIX)
     if key not in registry:
@@ -118,18 +138,27 @@ def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, P
             did_you_mean(key, registry),
         )
     entry = registry[key]
+    digests = dict(entry.subsets)
+    if digests and subset not in digests:
+        raise PeftkitError(
+            f"`{name}` has no subset `{subset}`; it has {quoted(digests)}"
+            if subset
+            else f"`{name}` has a file for each of {quoted(digests)}",
+            did_you_mean(subset, digests) or f"`--task.data.subset {next(iter(digests))}`",
+        )
     spec = importlib.util.find_spec(entry.module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingPackageError(f"`{name}` is not installed", entry.install)
     folder = Path(spec.submodule_search_locations[0])
-    checked = folder / entry.checked
+    checked = folder / entry.checked.format(subset=subset)
+    published = digests.get(subset, entry.sha256)
     digest = sha256_of(checked) if checked.is_file() else "missing"
-    if digest != entry.sha256:
+    if digest != published:
         raise PeftkitError(
-            f"{checked} is not the published file: its SHA-256 is {digest}, not {entry.sha256}",
+            f"{checked} is not the published file: its SHA-256 is {digest}, not {published}",
             f"install it again: `{entry.install} --force-reinstall`",
         )
-    return entry, folder / entry.path
+    return entry, folder / entry.path.format(subset=subset)
 
 
 def sha256_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.data.delimited import read_delimited
+from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
 from peftkit.data.packaged import DATA, PREFIX, find_packaged
 from peftkit.data.rows import Table
@@ -134,7 +135,9 @@ def _read_folder(path: Path, source: Source) -> dict[str, Table]:
 
 
 def _read_packaged(source: Source) -> Table:
-    entry, path = find_packaged(source.path, DATA)
+    entry, path = find_packaged(source.path, DATA, source.subset)
+    if entry.subsets:
+        return read_intent_templates(path, source.subset, source.path, source.group, entry.install)
     table = read_file(path)
     subsets = sorted({str(values[entry.subset_column]) for _, values in table.rows})
     if source.subset and source.subset not in subsets:
