@@ -106,7 +106,7 @@ class Recipe(Part):
                 "use letters, digits, `-`, `_` and `.`"
             )
         metric, known = self.training.metric, self.task.known_scores
-        if metric not in ("", *known):
+        if metric not in ("", *known, *self.task.renamed_scores):
             raise ValueError(
                 f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "
                 f"{did_you_mean(metric, known)}".rstrip("; ")
@@ -127,7 +127,8 @@ class Recipe(Part):
     @property
     def metric(self) -> str:
         """The validation metric that chooses the best weights."""
-        return self.training.metric or self.task.scores[0]
+        name = self.training.metric or self.task.scores[0]
+        return self.task.renamed_scores.get(name, name)
 
     def to_json(self) -> str:
         """Returns the text of recipe.json, from which `Recipe.from_json` makes an equal recipe."""

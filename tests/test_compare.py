@@ -43,8 +43,8 @@ from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
 from peftkit.experiments.jobs.own_process import DiedError, run_isolated
 from peftkit.experiments.jobs.queue import Job, JobQueue
 from peftkit.metrics.bootstrap import paired_interval, sums_interval
-from peftkit.metrics.entities import entity_f1
 from peftkit.metrics.metric import Metric
+from peftkit.metrics.strict_entities import strict_f1
 from peftkit.stages.fitting import choose_trained, fit, inject, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import prepare
@@ -133,18 +133,18 @@ class TestVerdicts:
         expected = random.integers(0, 5, (400, 1))
         ours = np.hstack([random.binomial(expected, 0.8), random.poisson(2, (400, 1)), expected])
         others = np.hstack([random.binomial(expected, 0.5), random.poisson(2, (400, 1)), expected])
-        metric = Metric("entity_f1", statistic=entity_f1)
+        metric = Metric("strict_f1", statistic=strict_f1)
         found = estimate([Parts.of(ours)], metric)
         right, predicted, wanted = ours.sum(axis=0)
         assert found.value == pytest.approx(2 * right / (predicted + wanted))
-        assert found.interval == pytest.approx(sums_interval(ours, entity_f1), abs=0.006)
+        assert found.interval == pytest.approx(sums_interval(ours, strict_f1), abs=0.006)
         gap = difference([Parts.of(ours)], [Parts.of(others)], metric)
-        assert gap.interval == pytest.approx(paired_interval(ours, others, entity_f1), abs=0.006)
+        assert gap.interval == pytest.approx(paired_interval(ours, others, strict_f1), abs=0.006)
         assert judge(gap, 0.01, metric) == "better"
 
     def test_of_a_score_that_is_no_mean_five_percent_at_most_are_called_different(self):
         random, called = np.random.default_rng(0), 0
-        metric = Metric("entity_f1", statistic=entity_f1)
+        metric = Metric("strict_f1", statistic=strict_f1)
         for _ in range(300):
             expected = random.integers(0, 5, (150, 1))
             ours, others = (

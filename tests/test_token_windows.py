@@ -113,8 +113,17 @@ def test_a_tokenizer_that_reads_words_otherwise_than_texts_is_refused():
         encode_windows([Row(1, {"tokens": ["a"]})], [[0]], fast, 64, 8)
 
 
+def test_words_without_a_token_are_unknown():
+    rows = [Row(1, {"tokens": ["\u2003", "a", "\u2003", "b", "\u2003"]})]
+    found = encode_windows(rows, [[0, 1, 2, 3, 4]], word_pieces(), 64, 8)
+    assert found.input_ids[0].tolist() == [2, 1, 4, 1, 5, 1, 3]
+    assert found.targets.tolist() == [0, 1, 2, 3, 4]
+    assert found.unknown_tokens == 3
+
+
 def test_all_words_of_nothing_are_counted():
     tokenizer = word_pieces()
+    tokenizer.unk_token = None
     rows = [Row(1, {"tokens": ["a", "\u2003"]}), Row(2, {"tokens": ["\u2003", "b", "\u2003"]})]
     told = r"row 1: the tokenizer gives no token for the word '\\u2003', nor for 2 words more"
     with pytest.raises(DataError, match=told):

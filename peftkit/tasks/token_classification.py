@@ -1,30 +1,34 @@
-"""Token classification: one label for each word of a text, such as the names in it.
+"""Token classification: a tag for each word of a text, such as those of the names in it.
 
-The label of a word is predicted at its first token. A row that is too long for the model is split
-into overlapping windows; a word in two windows is read in the one with more context around it.
+Rows are words with tags, or texts with entities as spans of characters. The tag of a word is
+predicted at its first token. A row that is too long for the model is split into overlapping
+windows; a word in two windows is read in the one with more context around it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftkit.data.conll import DOCUMENT
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Source
 from peftkit.errors import DataError, RecipeError, quoted
+from peftkit.metrics.entities import OUTSIDE
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.reading.labels import alike, number_first
+from peftkit.tasks.reading.tag_schemes import Tags, all_tags, read_tags
+from peftkit.tasks.reading.tagged_words import read_spans, read_text, read_words, wrong_words
 from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.reading.token_classification_columns import OFFER
-from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
-from peftkit.tasks.score import Parts, Score
+from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -36,41 +40,39 @@ if TYPE_CHECKING:
 
 
 class TaggedWords(Source):
-    """A source of texts as lists of words, with a label for each word."""
+    """A source of words with a tag for each, or of texts with entities as spans of characters."""
 
     tokens: str = "tokens"
-    """Column with a list of words."""
+    """Column with a list of words; the first column of a CoNLL file."""
     labels: str = "labels"
-    """Column with a list of labels, one for each word."""
+    """Column with a list of tags, one for each word; the last column of a CoNLL file, whose others
+    are `column_2` and so on."""
+    text: str = "text"
+    """Column with a text, if the rows are texts."""
+    spans: str = ""
+    """Column with the entities of a text, such as `{"start": 0, "end": 3, "label": "PER"}` or
+    `[0, 3, "PER"]`; places count characters, and `end` is after the last one. Empty if the rows are
+    lists of words."""
     label_names: dict[str, str] = {}
-    """Label in the file -> name of the class, in the order of the classes; empty to use the file's
-    labels as names."""
-
-
-@dataclass(frozen=True)
-class Labels(Answer):
-    """The labels that the model chooses for the words of a text."""
-
-    labels: tuple[str, ...]
-
-    def cells(self) -> dict[str, str]:
-        """The answer as column -> value, for a file of answers."""
-        return {"predicted": json.dumps(self.labels, ensure_ascii=False)}
-
-    def line(self, text: str) -> str:
-        """The line to print for a text and this answer: each word with its label."""
-        return " ".join(f"{w}/{label}" for w, label in zip(text.split(), self.labels, strict=True))
+    """Tag, or type of a span, in the file -> its name, in the order of the classes; empty to use
+    the file's own."""
+    broken: Literal["repair", "refuse"] = "repair"
+    """What to do with a tag that breaks its scheme, such as `I-PER` after `O`: begin an entity
+    there, as conlleval does, and count it, or stop."""
 
 
 class TokenClassification(Task):
-    """The task of choosing a label for each word."""
+    """The task of choosing a tag for each word."""
 
     task_type: ClassVar[str] = "TOKEN_CLS"
     offer = OFFER
-    scores: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
+    scores: ClassVar[tuple[str, ...]] = (
+        "strict_f1", "strict_precision", "strict_recall", "accuracy"
+    )  # fmt: skip
+    renamed_scores: ClassVar[Mapping[str, str]] = {"entity_f1": "strict_f1"}
 
     data: TaggedWords
-    """The labelled words."""
+    """The labelled words, or texts."""
     max_length: int = Field(default=512, ge=8)
     """Most tokens of a window; the base may allow less."""
     overlap: int = Field(default=64, ge=0)
@@ -82,33 +84,40 @@ class TokenClassification(Task):
 
     @property
     def columns(self) -> Mapping[str, str]:
+        if self.data.spans:
+            return {"text": self.data.text, "spans": self.data.spans}
         return {"tokens": self.data.tokens, "labels": self.data.labels}
 
+    def columns_read(self, table: Table) -> Collection[str]:
+        return {*self.columns.values(), DOCUMENT}
+
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        words, labels = values.get(self.data.tokens), values.get(self.data.labels)
-        if wrong := wrong_words(words, self.data.tokens):
-            return wrong
-        assert isinstance(words, list)
-        if not isinstance(labels, list):
-            return f"{self.data.labels} is {type(labels).__name__}, not a list"
-        if len(labels) != len(words):
-            return f"{self.data.labels} has {len(labels)} entries, {self.data.tokens} {len(words)}"
-        if wrong := wrong_labels(labels, self.data.labels):
-            return wrong
-        names = self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
-        in_file = [str(label).strip() for label in labels]
-        if unknown := [label for label in in_file if names and label not in names]:
-            return f"{self.data.labels} `{unknown[0]}` is not in label_names"
-        return {"tokens": words, "labels": [names.get(label, label) for label in in_file]}
+        (one, column), (_, answer) = self.columns.items()
+        names = self.data.label_names or (table.label_names or {}).get(answer, {})
+        read = read_spans if one == "text" else read_words
+        found = read(values.get(column), values.get(answer), (column, answer), names)
+        if isinstance(found, dict) and DOCUMENT in values:
+            found[DOCUMENT] = values[DOCUMENT]
+        return found
 
     def as_input(self, value: Any) -> dict[str, object]:
         words = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
-        words = words.split() if isinstance(words, str) else words
+        if isinstance(words, str):
+            read = read_text(words, "the input", whole_words=not self.data.spans)
+            if isinstance(read, str):
+                raise RecipeError(read, "give a text with a word in it")
+            return read
         if wrong := wrong_words(words, "the input"):
             raise RecipeError(wrong, "give a text, or a list of words")
         return {"tokens": words}
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
+        if self.data.text in table.columns and (
+            self.data.spans or self.data.tokens not in table.columns
+        ):
+            text = values.get(self.data.text)
+            read = read_text(text, self.data.text)
+            return read if isinstance(read, str) else {"text": text}
         check_columns(table, {"tokens": self.data.tokens})
         words = values.get(self.data.tokens)
         return wrong_words(words, self.data.tokens) or {"tokens": words}
@@ -117,20 +126,28 @@ class TokenClassification(Task):
         return json.dumps([row.values["tokens"], row.values["labels"]])
 
     def group(self, row: Row) -> str:
+        if document := row.values.get(DOCUMENT):
+            return str(document)
         return text_key(" ".join(row.values["tokens"]))  # one text may be labelled in several ways
 
     def stratum(self, row: Row) -> str:
         return ""
 
-    def remarks(self, splits: Splits) -> Iterable[str]:
-        from peftkit.metrics.entities import OUTSIDE
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        tags = read_tags(rows)
+        if self.data.broken == "refuse" and (count := tags.faults.counts.total()):
+            raise DataError(
+                f"`{self.data.path}`: {plural(count, 'tag')} break the scheme {tags.scheme}: "
+                f"{tags.faults.describe()}",
+                "correct them, or begin an entity at each: `--task.data.broken repair`",
+            )
 
-        counts = Counter(
-            label
-            for rows in splits.named().values()
-            for row in rows
-            for label in row.values["labels"]
-        )
+    def remarks(self, splits: Splits) -> Iterator[str]:
+        rows = [row for part in splits.named().values() for row in part]
+        yield from read_tags(rows).notes()
+        if moved := sum(row.values.get("snapped", 0) for row in rows):
+            yield f"{plural(moved, 'span')} began or ended inside a word, and became whole words"
+        counts = Counter(label for row in rows for label in row.values["labels"])
         for group in alike(counts, lambda _: None):
             labels = quoted(f"{label}: {counts[label]:,} words" for label in group)
             yield f"labels that look alike count as separate classes ({labels}); correct one"
@@ -142,36 +159,47 @@ class TokenClassification(Task):
             )
 
     def check_splits(self, splits: Splits) -> None:
-        known = _labels_of(splits.train)
-        if len(known) == 1:
+        tags, parts = self._tags(splits)
+        labels = {name: {tag for words in part for tag in words} for name, part in parts.items()}
+        if len(labels["train"]) == 1:
             raise DataError(
                 f"`{self.data.path}`: all words of the training rows have the label "
-                f"{quoted(known)}",
+                f"{quoted(labels['train'])}",
                 "training needs two labels or more",
             )
+        known = self._labels(labels["train"], tags)
         for name in ("validation", "test"):
-            if other := sorted(_labels_of(splits.named()[name]) - known):
+            if other := sorted(labels[name] - set(known)):
                 raise DataError(
                     f"`{self.data.path}`: the {name} split has the label {quoted(other)}, which no "
-                    f"training row has; training has {quoted(sorted(known))}",
+                    f"training row has; training has {quoted(sorted(labels['train']))}",
                     "correct the label, or add training rows for it",
                 )
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
+        from peftkit.tasks.encoding.token_windows import encode_windows
 
-        named = list(dict.fromkeys(self.data.label_names.values()))
-        rest = sorted(_labels_of(splits.train) - set(named), key=number_first)
-        labels = (*named, *rest)
+        tags, parts = self._tags(splits)
+        labels = self._labels({tag for words in parts["train"] for tag in words}, tags)
+        index = {label: place for place, label in enumerate(labels)}
         train, validation, test = (
-            self._encode(rows, base.tokenizer, labels) for rows in splits.named().values()
-        )
+            encode_windows(
+                rows, [[index[tag] for tag in words] for words in parts[name]],
+                base.tokenizer, self.max_length, self.overlap,
+            )
+            for name, rows in splits.named().items()
+        )  # fmt: skip
         head = Head("AutoModelForTokenClassification", self.task_type, labels)
         return Encoded(train, validation, test, head, base.tokenizer.pad_token_id)
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        return self._encode(rows, base.tokenizer, ())
+        from peftkit.data.encoded import IGNORE_INDEX
+        from peftkit.tasks.encoding.token_windows import encode_windows
+
+        targets = [[IGNORE_INDEX] * len(row.values["tokens"]) for row in rows]
+        return encode_windows(rows, targets, base.tokenizer, self.max_length, self.overlap)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
@@ -188,38 +216,15 @@ class TokenClassification(Task):
         return tuple(pieces)
 
     def metric(self, name: str) -> Metric:
-        from peftkit.metrics.classification import METRICS
-        from peftkit.metrics.entities import ENTITY_F1
+        from peftkit.metrics.classification import METRICS as OF_WORDS
+        from peftkit.metrics.strict_entities import METRICS
 
-        return {**METRICS, "entity_f1": ENTITY_F1}.get(name) or super().metric(name)
+        return {**OF_WORDS, **METRICS}.get(name) or super().metric(name)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        import numpy as np
+        from peftkit.tasks.scoring.entity_scores import entity_score
 
-        from peftkit.metrics.classification import classification_scores
-        from peftkit.metrics.entities import entity_counts
-        from peftkit.tasks.encoding.token_windows import split_by_row
-        from peftkit.tasks.scoring.class_scores import label_table, target_losses
-
-        chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
-        predicted, expected, hits, losses = (
-            split_by_row(column, examples)
-            for column in (chosen, examples.targets, right, target_losses(kept, examples.targets))
-        )
-        counts = entity_counts(*(
-            [[head.labels[label] for label in row] for row in rows]
-            for rows in (expected, predicted)
-        ))  # fmt: skip
-        scores = classification_scores(chosen, examples.targets, len(head.labels))
-        return Score.of(
-            self.metric,
-            {
-                "entity_f1": Parts.of(counts),
-                "accuracy": Parts.of(np.array([(row.sum(), len(row)) for row in hits])),
-                "loss": Parts.of(np.array([(row.sum(), len(row)) for row in losses])),
-            },
-            tables=(label_table(scores, head.labels),),
-        )
+        return entity_score(self.metric, kept, examples, head)
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np
@@ -232,27 +237,20 @@ class TokenClassification(Task):
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        from peftkit.tasks.encoding.token_windows import split_by_row
+        from peftkit.tasks.scoring.entity_answers import entity_answers
 
-        rows = split_by_row(kept.argmax(axis=1), examples)
-        return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
+        return entity_answers(kept, examples, head)
 
-    def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
-        """Encodes the rows as windows; targets are indices of `labels`, or `IGNORE_INDEX` if
-        `labels` is empty.
+    def _tags(self, splits: Splits) -> tuple[Tags, dict[str, list[list[str]]]]:
+        """Returns the tags of all rows in one scheme, and those of each split."""
+        tags = read_tags([row for rows in splits.named().values() for row in rows])
+        left = iter(tags.rows)
+        return tags, {name: [next(left) for _ in rows] for name, rows in splits.named().items()}
+
+    def _labels(self, used: Iterable[str], tags: Tags) -> tuple[str, ...]:
+        """Returns the classes: the names in their order, then the other tags that the types of the
+        training rows may have.
         """
-        from peftkit.data.encoded import IGNORE_INDEX
-        from peftkit.tasks.encoding.token_windows import encode_windows
-
-        index = {label: place for place, label in enumerate(labels)}
-        targets = [
-            [index[label] for label in row.values["labels"]]
-            if labels
-            else [IGNORE_INDEX] * len(row.values["tokens"])
-            for row in rows
-        ]
-        return encode_windows(rows, targets, tokenizer, self.max_length, self.overlap)
-
-
-def _labels_of(rows: Iterable[Row]) -> set[str]:
-    return {label for row in rows for label in row.values["labels"]}
+        named = [] if self.data.spans else list(dict.fromkeys(self.data.label_names.values()))
+        rest = all_tags({*used, *named}, tags.scheme) - set(named)
+        return (*named, *sorted(rest, key=number_first))

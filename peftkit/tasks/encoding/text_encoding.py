@@ -65,21 +65,18 @@ def encode_texts(
     return EncodedTexts(inputs, truncated, count, row_of)
 
 
-def split_into_windows(
-    tokenizer: Any, texts: Sequence[Any], max_length: int, overlap: int, words: bool = False
-) -> Any:
+def split_into_windows(tokenizer: Any, texts: Sequence[str], max_length: int, overlap: int) -> Any:
     """Tokenizes texts and splits them into overlapping windows, from left to right.
 
     Args:
         overlap: tokens that neighbouring windows share; at most half a window.
-        words: whether each text is a list of words.
     """
     overlap = min(overlap, (max_length - tokenizer.num_special_tokens_to_add()) // 2)
     side, tokenizer.truncation_side = tokenizer.truncation_side, "right"
     try:
         return tokenizer(
-            texts, is_split_into_words=words, truncation=True, max_length=max_length,
-            stride=overlap, return_overflowing_tokens=True,
+            texts, truncation=True, max_length=max_length, stride=overlap,
+            return_overflowing_tokens=True,
         )  # fmt: skip
     finally:
         tokenizer.truncation_side = side

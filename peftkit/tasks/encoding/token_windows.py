@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,22 @@ from peftkit.data.encoded import Examples
 from peftkit.data.ragged import Array, Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
-from peftkit.tasks.encoding.text_encoding import split_into_windows
+from peftkit.tasks.reading.text_words import is_glued
 from peftkit.wording import plural
 
 WORD = "word"
 """Column of the examples: for each output, the index of its word in the row."""
+SPACES = "\u2581\u0120"
+"""Tokens that are only a space: SentencePiece's, and that of byte-level tokenizers."""
+
+
+@dataclass(frozen=True)
+class _RowTokens:
+    """The tokens of a row, without special ones."""
+
+    ids: list[int]
+    firsts: dict[int, int]
+    """Index of a word -> place of the token where it is read."""
 
 
 def encode_windows(
@@ -28,7 +41,8 @@ def encode_windows(
     """Encodes all rows as windows.
 
     Args:
-        rows: each has a list of words as its value `tokens`.
+        rows: each has a list of words as its value `tokens`; if they are from a text, `spans` holds
+            their places in it.
         targets: for each row, the target of each word.
         overlap: tokens that neighbouring windows of a row share, at most half a window.
 
@@ -36,29 +50,28 @@ def encode_windows(
         DataError: the tokenizer gives no token for a word, or does not map tokens to words.
     """
     _check_fast(tokenizer)
-    max_length = min(max_length, tokenizer.model_max_length)
-    overlap = min(overlap, (max_length - tokenizer.num_special_tokens_to_add()) // 2)
-    cut = _cut([row.values["tokens"] for row in rows], tokenizer, max_length, overlap)
-    row_of = [int(row) for row in cut["overflow_to_sample_mapping"]]
-    firsts = _first_places(row_of, list(map(cut.word_ids, range(len(row_of)))), overlap)
-    chosen = _most_context(row_of, firsts, list(map(len, cut["input_ids"])))
-    _check_all_read(rows, chosen)
-    words: list[list[int]] = [[] for _ in row_of]
-    for (_, word), window in sorted(chosen.items()):
-        words[window].append(word)
-    read_in = [window for window, inside in enumerate(words) if inside]  # others have no outputs
-    read = [(row_of[window], word) for window in read_in for word in words[window]]
-    ids = Ragged.of(cut["input_ids"][window] for window in read_in)
+    tokens = _tokenized(rows, tokenizer)
+    _check_all_read(rows, tokens)
+    before, after = _special_tokens(tokenizer)
+    room = max(1, min(max_length, tokenizer.model_max_length) - len(before) - len(after))
+    overlap = min(overlap, room // 2)
+    ids, read_at, row_of, words, chosen = [], [], [], [], []
+    for number, row in enumerate(tokens):
+        for start, read in sorted(_windows(row, room, overlap).items()):
+            ids.append([*before, *row.ids[start : start + room], *after])
+            read_at.append([row.firsts[word] - start + len(before) for word in read])
+            row_of.append(number)
+            words += read
+            chosen += [targets[number][word] for word in read]
+    values = Ragged.of(ids)
     return Examples(
         rows=tuple(rows),
-        inputs={"input_ids": ids},
-        targets=np.array([targets[row][word] for row, word in read], np.int64),
-        read_at=Ragged.of(
-            ([firsts[window][word] for word in words[window]] for window in read_in), width=1
-        ),
-        row_of=np.array([row_of[window] for window in read_in], np.int64),
-        columns={WORD: np.array([word for _, word in read], np.int64)},
-        unknown_tokens=int((ids.values == tokenizer.unk_token_id).sum()),
+        inputs={"input_ids": values},
+        targets=np.array(chosen, np.int64),
+        read_at=Ragged.of(read_at, width=1),
+        row_of=np.array(row_of, np.int64),
+        columns={WORD: np.array(words, np.int64)},
+        unknown_tokens=int((values.values == tokenizer.unk_token_id).sum()),
     )
 
 
@@ -84,11 +97,54 @@ def _check_fast(tokenizer: Any) -> None:
         )
 
 
-def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: int) -> Any:
-    """Tokenizes all rows and splits them into windows."""
+def _tokenized(rows: Sequence[Row], tokenizer: Any) -> list[_RowTokens]:
+    """Returns the tokens of each row. A word is read at its first token, or at its second one if
+    the first is only the space before it; words written without a space get no such token. A word
+    for which the tokenizer has no token, such as U+FE0F alone, gets the unknown one.
+    """
     before = _before_words(tokenizer)
-    words = [[first, *(before + word for word in others)] for first, *others in rows]
-    return split_into_windows(tokenizer, words, max_length, overlap, words=True)
+    glued = [_glued(row) for row in rows]
+    words = [
+        [word if place == 0 or joins[place] else before + word
+         for place, word in enumerate(row.values["tokens"])]
+        for row, joins in zip(rows, glued, strict=True)
+    ]  # fmt: skip
+    if not words:
+        return []
+    encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
+    spaces = set(tokenizer.convert_tokens_to_ids(list(SPACES))) - {tokenizer.unk_token_id, None}
+    unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
+    found = []
+    for number, ids in enumerate(encoded["input_ids"]):
+        by_word: list[list[int]] = [[] for _ in words[number]]
+        for token, word in zip(ids, encoded.word_ids(number), strict=True):
+            by_word[word].append(token)
+        row = _RowTokens([], {})
+        for word, of_word in enumerate(by_word):
+            tokens = of_word or unknown
+            spaced = len(tokens) > 1 and tokens[0] in spaces
+            if tokens:
+                row.firsts[word] = len(row.ids) + (spaced and not glued[number][word])
+            row.ids.extend(tokens[spaced and glued[number][word] :])
+        found.append(row)
+    return found
+
+
+def _glued(row: Row) -> list[bool]:
+    """Returns whether each word of a row is written without a space before it."""
+    words = row.values["tokens"]
+    if spans := row.values.get("spans"):
+        return [False, *(one[1] == other[0] for one, other in pairwise(spans))]
+    return [False, *(is_glued(one, other) for one, other in pairwise(words))]
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Returns the special tokens before and after each text."""
+    whole = tokenizer(["a"], is_split_into_words=True)["input_ids"]
+    alone = tokenizer(["a"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    starts = range(len(whole) - len(alone) + 1)
+    start = next(place for place in starts if whole[place : place + len(alone)] == alone)
+    return whole[:start], whole[start + len(alone) :]
 
 
 def _before_words(tokenizer: Any) -> str:
@@ -109,57 +165,32 @@ def _before_words(tokenizer: Any) -> str:
     )
 
 
-def _first_places(
-    row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
-) -> list[dict[int, int]]:
-    """For each window, a mapping: index of a word -> place of its first token in the window. Omits
-    words whose first token is outside the window.
+def _windows(row: _RowTokens, room: int, overlap: int) -> dict[int, list[int]]:
+    """Returns place where a window starts -> the words that are read in it, in order. A word is
+    read in the window with the most context, the number of tokens on its shorter side; if windows
+    tie, in the first. Windows in which no word is read are left out.
 
     Args:
-        row_of: the row of each window.
-        word_ids: for each window, the index of each token's word; None for special tokens.
-        overlap: tokens that neighbouring windows share.
+        room: most tokens of a window, without special ones.
     """
-    firsts: list[dict[int, int]] = []
-    starts: dict[int, int] = {}  # word -> place of its first token in the row
-    begins = 0  # place in the row where the window starts
-    for window, (row, words) in enumerate(zip(row_of, word_ids, strict=True)):
-        if window == 0 or row != row_of[window - 1]:
-            starts, begins = {}, 0
-        inside = [place for place, word in enumerate(words) if word is not None]
-        places: dict[int, int] = {}
-        for number, place in enumerate(inside):
-            word = words[place]
-            assert word is not None
-            if starts.setdefault(word, begins + number) == begins + number:
-                places[word] = place
-        firsts.append(places)
-        begins += len(inside) - overlap
-    return firsts
+    step, length = room - overlap, len(row.ids)
+    last = max(0, -(-(length - room) // step)) if length else 0  # number of the last window
+    windows: dict[int, list[int]] = {}
+    for word, place in sorted(row.firsts.items()):
+        numbers = range(max(0, -(-(place - room + 1) // step)), min(last, place // step) + 1)
+        starts = [number * step for number in numbers]
+        start = max(starts, key=lambda at: min(place - at, min(at + room, length) - 1 - place))
+        windows.setdefault(start, []).append(word)
+    return windows
 
 
-def _most_context(
-    row_of: Sequence[int], firsts: Sequence[dict[int, int]], lengths: Sequence[int]
-) -> dict[tuple[int, int], int]:
-    """Maps (row, word) to the window with the most context; if windows tie, to the first. Context
-    is the number of tokens on the word's shorter side.
-    """
-    chosen: dict[tuple[int, int], tuple[int, int]] = {}
-    for window, (row, places) in enumerate(zip(row_of, firsts, strict=True)):
-        for word, place in places.items():
-            context = min(place, lengths[window] - 1 - place)
-            if (row, word) not in chosen or context > chosen[row, word][0]:
-                chosen[row, word] = (context, window)
-    return {key: window for key, (_, window) in chosen.items()}
-
-
-def _check_all_read(rows: Sequence[Row], chosen: dict[tuple[int, int], int]) -> None:
+def _check_all_read(rows: Sequence[Row], tokens: Sequence[_RowTokens]) -> None:
     """Raises DataError if the tokenizer gives no token for a word."""
     unread = [
         (row.number, text)
-        for place, row in enumerate(rows)
+        for row, found in zip(rows, tokens, strict=True)
         for word, text in enumerate(row.values["tokens"])
-        if (place, word) not in chosen
+        if word not in found.firsts
     ]
     if unread:
         number, text = unread[0]
