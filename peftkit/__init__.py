@@ -37,6 +37,7 @@ from peftkit.tasks.generation import Generation
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
+from peftkit.tasks.text_pair_scoring import ScoredPairs, TextPairScoring
 from peftkit.tasks.token_classification import TaggedWords, TokenClassification
 from peftkit.tasks.translation import Pairs, Translation
 
@@ -75,10 +76,12 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "Recipe",
+    "ScoredPairs",
     "Source",
     "TaggedWords",
     "Task",
     "TextClassification",
+    "TextPairScoring",
     "TokenClassification",
     "TopLayers",
     "Training",

@@ -172,8 +172,8 @@ def test_exported_names():
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
         "Method", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
         "PrefixTuning",
-        "PromptTuning", "Recipe", "Source", "TaggedWords", "Task", "TextClassification",
-        "TokenClassification", "TopLayers", "Training", "Translation",
+        "PromptTuning", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
+        "TextClassification", "TextPairScoring", "TokenClassification", "TopLayers", "Training", "Translation",
         "compare", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)

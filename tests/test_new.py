@@ -110,6 +110,21 @@ SOUND = {
         pk.TextClassification,
         {"text": "premise", "text_pair": "hypothesis", "label": "label"},
     ),
+    "a pair with a similarity": (
+        {"sentence1": "text", "sentence2": "text", "score": "score"},
+        pk.TextPairScoring,
+        {"text": "sentence1", "text_pair": "sentence2", "score": "score"},
+    ),
+    "candidates with a relevance": (
+        {"qid": "0123456789", "query": "text", "passage": "text", "relevance": "0123"},
+        pk.TextPairScoring,
+        {"text": "query", "text_pair": "passage", "score": "relevance", "query": "qid"},
+    ),
+    "two texts and a number": (
+        {"id": "id", "user": "text", "film": "text", "stars": "score"},
+        pk.TextPairScoring,
+        {"text": "user", "text_pair": "film", "score": "stars"},
+    ),
     "usual names among others": (
         {"title": "text", "text": "text", "source": "ab", "label": ("good", "bad")},
         pk.TextClassification, {"text": "text", "label": "label"},

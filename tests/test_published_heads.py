@@ -106,7 +106,7 @@ def test_one_output_is_answered_with_its_number_everywhere(bases, tmp_path, caps
     assert [float(row["score"]) for row in written] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_reranker_reads_a_question_with_its_passage(bases, tmp_path):
+def test_a_reranker_reads_a_question_with_its_passage(bases, tmp_path, capsys):
     base, folder = bases["bert"], tmp_path / "a"
     make_adapter(base, folder, labels=1)
     adapter = pk.load(str(folder), str(base))
@@ -117,6 +117,17 @@ def test_a_reranker_reads_a_question_with_its_passage(bases, tmp_path):
     assert scores(adapter.predict(TEXTS)) != pytest.approx(expected, abs=1e-3)
     with pytest.raises(RecipeError, match="1 of 2 inputs have a `text_pair`"):
         adapter.predict([given[0], TEXTS[1]])
+    asked = ["predict", str(folder), "--base", str(base)]
+    command_line([*asked, "--text", TEXTS[0], "--text-pair", passages[0]])
+    assert capsys.readouterr().out == f"{expected[0]:.4f}  {TEXTS[0]}\n"
+    rows = zip(TEXTS, passages, "12", strict=True)
+    file = write_csv(tmp_path / "rows.csv", rows, ["text", "text_pair", "score"])
+    command_line([*asked, "--file", str(file), "--out", str(tmp_path / "out.csv")])
+    with (tmp_path / "out.csv").open() as opened:
+        written = list(csv.DictReader(opened))
+    assert [row["score"] for row in written] == ["1", "2"]
+    found = [float(row["predicted_score"]) for row in written]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"

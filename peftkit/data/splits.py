@@ -47,9 +47,10 @@ class RowContract(Protocol):
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the row's value to spread evenly over the splits, such as its label. Rows with
-        the same key and different values contradict each other.
-        """
+        """Returns the row's value to spread evenly over the splits, such as its label."""
+
+    def answer_key(self, row: Row) -> str:
+        """Returns a text that rows with the same key share, unless they contradict each other."""
 
     def group(self, row: Row) -> str:
         """Returns the name of the row's group, which stays in one split; empty without a group."""
@@ -223,7 +224,7 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
     kept: list[Row] = []
     duplicate = conflicting = 0
     for same in by_key.values():
-        if len({task.stratum(row) for row in same}) > 1:
+        if len({task.answer_key(row) for row in same}) > 1:
             conflicting += len(same)
         else:
             kept.append(same[0])

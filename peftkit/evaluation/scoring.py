@@ -52,8 +52,8 @@ def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
     """Scores all-zero outputs for a few examples. This shows, before the base is loaded, which
     metrics the task computes and for which of them it returns `parts`.
     """
-    some = examples  # a row's windows stay together, so all examples are used
-    if examples.row_of is None:
+    some = examples  # windows of a row, or examples of a unit, stay together: all are used
+    if examples.row_of is None and examples.units is None:
         some = examples.chosen(range(min(REHEARSED, len(examples))))
     classes = head.num_outputs or int(some.targets.max(initial=0)) + 1
     outputs = torch.zeros(len(some.targets), 2 if head.output == "spans" else classes)

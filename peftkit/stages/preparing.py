@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     Raises:
         PeftkitError: the recipe, the data or the base is wrong.
     """
-    _check_packages(recipe)
+    _check_settings(recipe)
     splits, ledger = rows or check_early(recipe)
     start = find_start(recipe)
     wanted_tokens = (*recipe.base.added_tokens, *recipe.task.tokens())
@@ -104,8 +104,11 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     return Prepared(recipe, ledger, base, encoded, start, *counts)
 
 
-def _check_packages(recipe: Recipe) -> None:
-    """Raises MissingPackageError if the recipe needs an optional package that is missing."""
+def _check_settings(recipe: Recipe) -> None:
+    """Raises MissingPackageError if the recipe needs an optional package that is missing, and
+    RecipeError if the task's loss cannot use a setting.
+    """
+    recipe.task.loss(recipe.training)
     check_tracker(recipe.training.report_to)
     if recipe.base.quantization != "none":
         require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")

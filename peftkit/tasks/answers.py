@@ -77,6 +77,22 @@ class Scored(Answer):
 
 
 @dataclass(frozen=True)
+class Ranked(Scored):
+    """The number for one candidate of a group, and the candidate's rank in its group."""
+
+    rank: int
+    """1 for the highest score; equal scores have the same rank."""
+
+    def cells(self) -> dict[str, str]:
+        """The answer as column -> value, for a file of answers."""
+        return {**super().cells(), "rank": str(self.rank)}
+
+    def line(self, text: str) -> str:
+        """The line to print for a text and this answer."""
+        return f"{self.rank}  {super().line(text)}"
+
+
+@dataclass(frozen=True)
 class Reply(Answer):
     """The text that the model writes for one example."""
 

@@ -33,7 +33,7 @@ class LossSettings(Protocol):
 
 
 class BatchTargets(Protocol):
-    """The targets and weights of a batch, in the order of its outputs."""
+    """The targets and weights of a batch, in the order of its outputs, and its units."""
 
     @property
     def targets(self) -> Tensor:
@@ -42,6 +42,9 @@ class BatchTargets(Protocol):
     @property
     def weights(self) -> Tensor:
         """(outputs,) float32, weight of each output in the loss."""
+
+    def units(self) -> Tensor:
+        """(examples,) int64, the number of each example's unit."""
 
 
 class Loss:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. Lists of mistakes begin with the one that the model was most certain of."""
+    """A wrong answer. Lists of mistakes begin with the worst one; if the model gives probabilities,
+    it is the one that the model was most certain of.
+    """
 
     row: int
     text: str
     expected: str
     predicted: str
-    probability: float
+    probability: float | None = None
+    """The model's probability of its answer; None if it gives none."""
 
 
 @dataclass(frozen=True)

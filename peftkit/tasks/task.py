@@ -66,7 +66,7 @@ class Task(OpenPart):
     measured."""
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; `metric` returns each as a value. The first one chooses the best
-    weights, unless the recipe names another one or `loss`."""
+    weights, unless the recipe names another one or `loss`. It may be a property."""
     renamed_scores: ClassVar[Mapping[str, str]] = {}
     """Former name of a score, which older recipes have as `training.metric` -> its name now."""
     offer: ClassVar[Offer | None] = None
@@ -169,10 +169,14 @@ class Task(OpenPart):
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by; rows with the same `key` must have the same
-        value.
-        """
+        """The value that splits are stratified by, such as a label."""
         raise NotImplementedError
+
+    def answer_key(self, row: Row) -> str:
+        """A key of the row's answer. Rows with the same `key` and different answers contradict each
+        other.
+        """
+        return self.stratum(row)
 
     @property
     def stratum_column(self) -> str:

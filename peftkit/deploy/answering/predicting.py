@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def answer_file(
 ) -> int:
     """Writes a file's rows as CSV, with their answers in added columns.
 
-    The columns are named `predicted` and `probability`; or `score`; or `reply`, as the task needs.
+    The columns are named `predicted` and `probability`; `score`, and `rank` in a group; or `reply`,
+    as the task needs. If the file has a column of this name, `predicted_` precedes the added one's.
 
     Args:
         encoding: encoding of the file; empty if unknown.
@@ -73,7 +74,7 @@ def answer_file(
     try:
         with out.open("x", encoding="utf-8", newline="") as opened:
             writer = csv.writer(opened)
-            writer.writerow((*table.columns, *answers[0]))
+            writer.writerow((*table.columns, *_added_names(answers[0], table.columns)))
             for (_, values), answer in zip(table.rows, answers, strict=True):
                 row = [_cell(values.get(column, "")) for column in table.columns]
                 writer.writerow((*row, *answer.values()))
@@ -82,6 +83,13 @@ def answer_file(
     except OSError as error:
         raise OutputError(f"cannot write `{out}`: {error.strerror}") from error
     return len(answers)
+
+
+def _added_names(names: Iterable[str], taken: Collection[str]) -> list[str]:
+    """Returns the names of the added columns; none of them is the name of a column of the file."""
+    longest = len(taken) + 1
+    names_of = ([f"{'predicted_' * n}{name}" for n in range(longest)] for name in names)
+    return [next(name for name in choice if name not in taken) for choice in names_of]
 
 
 def _cell(value: Any) -> Any:

@@ -39,7 +39,7 @@ def readings(table: Table) -> Iterator[Reading]:
     if pair := named_pair(texts, PAIRS):
         for label in labels:
             fields = {"text": pair[0], "text_pair": pair[1], "label": label}
-            yield Reading(fields, Fit.BY_NAMES)
+            yield Reading(fields, Fit.BY_NAMES if _named([label], LABELS) else Fit.BY_VALUES)
         return
     texts = _with_usual_name(texts, TEXTS)
     by_names = _named(labels, LABELS) and _named(texts, TEXTS)
