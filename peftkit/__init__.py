@@ -38,6 +38,7 @@ from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.tasks.text_pair_scoring import ScoredPairs, TextPairScoring
+from peftkit.tasks.text_regression import Numbers, TextRegression
 from peftkit.tasks.token_classification import TaggedWords, TokenClassification
 from peftkit.tasks.translation import Pairs, Translation
 
@@ -67,6 +68,7 @@ __all__ = [
     "LayerNormTuning",
     "LoRA",
     "Method",
+    "Numbers",
     "OLoRA",
     "PTuning",
     "Pairs",
@@ -82,6 +84,7 @@ __all__ = [
     "Task",
     "TextClassification",
     "TextPairScoring",
+    "TextRegression",
     "TokenClassification",
     "TopLayers",
     "Training",

@@ -111,6 +111,11 @@ class Recipe(Part):
                 f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "
                 f"{did_you_mean(metric, known)}".rstrip("; ")
             )
+        if self.training.label_smoothing and not self.task.smooths_labels:
+            raise ValueError(
+                f"`training.label_smoothing` is {self.training.label_smoothing:g}, and "
+                f"{self.task.kind()} has no classes to smooth; leave it out"
+            )
         if (writing := self.task.writing) and (
             reason := writing.refuses(self.task.metric(self.metric))
         ):
@@ -127,7 +132,7 @@ class Recipe(Part):
     @property
     def metric(self) -> str:
         """The validation metric that chooses the best weights."""
-        name = self.training.metric or self.task.scores[0]
+        name = self.training.metric or self.task.known_scores[0]
         return self.task.renamed_scores.get(name, name)
 
     def to_json(self) -> str:

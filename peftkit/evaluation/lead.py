@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from peftkit.data.encoded import Encoded
-from peftkit.evaluation.frozen_probe import targets_of
+from peftkit.evaluation.frozen_probe import ROW, targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
 from peftkit.metrics.metric import Metric
@@ -15,6 +15,10 @@ from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
 Interval = tuple[float, float]
+MAJORITY = "majority"
+"""Name of the baseline that always answers the most frequent label."""
+START = "start"
+"""Name of the row with the scores of the adapter from which training starts."""
 
 
 def headline_metric(metric: str, scores: Iterable[str]) -> str:
@@ -40,31 +44,40 @@ def lead(
         baselines: name of a baseline -> its scores on the test split.
     """
     sentences = []
-    guess = baselines.get("majority", {}).get(metric)
-    if guess is not None and metric in after.metrics:
-        sentences.append(_against_guess(metric, after, guess, _majority(encoded)))
+    for name, scores in guesses(baselines).items():
+        if metric in scores and metric in after.metrics:
+            what = f"always answering `{_majority(encoded)}`" if name == MAJORITY else f"the {name}"
+            judged = task.metric(metric)
+            sentences.append(_against_guess(judged, after, scores[metric], what))
     if probe is not None and probe.fitted is not None:
         sentences.append(_against_probe(metric, after, probe.fitted.score, _rows(probe), task))
     return list(filter(None, sentences))
 
 
-def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """A sentence if the trained model's bootstrap interval is not above a constant answer's score,
-    `guess`; else empty.
+def guesses(baselines: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The baselines that always give the same answer, such as the most frequent label."""
+    return {name: scores for name, scores in baselines.items() if name not in (ROW, START)}
+
+
+def _against_guess(metric: Metric, after: Score, guess: float, what: str) -> str:
+    """A sentence if the trained model's bootstrap interval is not better than a constant answer's
+    score, `guess`; else empty.
+
+    Args:
+        what: the constant answer, in words.
     """
-    value = after.metrics[metric]
-    low, high = after.intervals.get(metric, (value, value))
-    if low > guess:
+    value = after.metrics[metric.name]
+    low, high = after.intervals.get(metric.name, (value, value))
+    if metric.better(low, guess) and metric.better(high, guess):
         return ""
-    name = metric.replace("_", " ")
-    if value <= guess:
+    if not metric.better(value, guess):
         return (
-            f"not better than a constant answer: {name} {value:.3f}; always answering `{label}` "
-            f"gives {guess:.3f}{' too' * (value == guess)}"
+            f"not better than a constant answer: {metric.title} {value:.3f}; {what} gives "
+            f"{guess:.3f}{' too' * (value == guess)}"
         )
     return (
-        f"not better than a constant answer by more than chance: {name} {value:.3f} (95 % interval "
-        f"{low:.3f} to {high:.3f}); always answering `{label}` gives {guess:.3f}"
+        f"not better than a constant answer by more than chance: {metric.title} {value:.3f} (95 % "
+        f"interval {low:.3f} to {high:.3f}); {what} gives {guess:.3f}"
     )
 
 

@@ -21,6 +21,7 @@ from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import START_VALUES
 from peftkit.evaluation.features import FrozenBase, collect_features, try_features
 from peftkit.evaluation.frozen_probe import ROW, has_probe
+from peftkit.evaluation.lead import START
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import keep_outputs, start_values
 from peftkit.evaluation.writing import is_text_score
@@ -148,7 +149,7 @@ def _baselines(
             score = judge.score(engine)
             if is_text_score(prepared.recipe.task, prepared.recipe.metric):
                 score = judge.with_answers(score, engine).score
-            scores["start"] = score.metrics
+            scores[START] = score.metrics
     return scores
 
 

@@ -109,6 +109,33 @@ class CrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
+class SquaredError(Loss):
+    """(output - target)², weighted, summed over the numbers of an output."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The squared errors, (outputs,)."""
+        return (outputs - targets).square().sum(dim=-1)
+
+    def count(self, examples: Examples, indices: Sequence[int]) -> float:
+        """The sum of the weights of the examples' outputs."""
+        return weight_of(examples, indices)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropies(Loss):
+    """-log p of each target, 0 or 1, of its own logit; weighted, summed over an output's logits."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The sums of cross-entropies, (outputs,)."""
+        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return losses.sum(dim=-1)
+
+    def count(self, examples: Examples, indices: Sequence[int]) -> float:
+        """The sum of the weights of the examples' outputs."""
+        return weight_of(examples, indices)
+
+
+@dataclass(frozen=True)
 class ValueByValue(Loss):
     """Wraps a loss, and sums its weighted values without combining them. So the examples of a unit
     can run one by one, and the gradients of single outputs can be compared.
@@ -123,6 +150,14 @@ class ValueByValue(Loss):
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
         """The count of the wrapped loss."""
         return self.loss.count(examples, indices)
+
+
+def weight_of(examples: Examples, indices: Sequence[int]) -> float:
+    """The sum of the weights of all outputs of the examples at `indices`."""
+    spans = [examples.outputs_of(index) for index in indices]
+    if examples.weights is None:
+        return float(sum(span.stop - span.start for span in spans))
+    return float(np.concatenate([examples.weights[span] for span in spans]).sum())
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftkit.metrics.metric import Metric
+from peftkit.parts.records import IF_SET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. Lists of mistakes begin with the worst one; if the model gives probabilities,
-    it is the one that the model was most certain of.
+    """A wrong answer. Lists of mistakes begin with the worst one: of classes, the one that the
+    model was most certain of; of numbers, the one with the largest error.
     """
 
     row: int
@@ -27,6 +28,8 @@ class Mistake:
     predicted: str
     probability: float | None = None
     """The model's probability of its answer; None if it gives none."""
+    error: float | None = field(default=None, metadata=IF_SET)
+    """The predicted number minus the expected one; None if the answer is a class."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Task(OpenPart):
     """Former name of a score, which older recipes have as `training.metric` -> its name now."""
     offer: ClassVar[Offer | None] = None
     """How `peftkit new` recognizes the task's rows; None if it does not offer the task."""
+    smooths_labels: ClassVar[bool] = True
+    """Whether `loss` uses `training.label_smoothing`. If not, a recipe may not set it."""
     decides: ClassVar[bool] = False
     """Whether answers depend on numbers that `decide` fits on the validation split."""
 
@@ -92,7 +94,7 @@ class Task(OpenPart):
 
     @property
     def known_scores(self) -> tuple[str, ...]:
-        """All values that `training.metric` may have."""
+        """All values that `training.metric` may have; the first one is the default."""
         written = self.writing.scores if self.writing else ()
         return tuple(dict.fromkeys((*self.scores, *written, "loss")))
 
@@ -169,8 +171,16 @@ class Task(OpenPart):
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by, such as a label."""
+        """The row's answer, such as its label. Splits are stratified by it, unless `strata` is
+        overridden.
+        """
         raise NotImplementedError
+
+    def strata(self, rows: Sequence[Row]) -> Sequence[str]:
+        """The value of each row that splits are stratified by. It may depend on all rows, such as
+        the quantile of a number.
+        """
+        return [self.stratum(row) for row in rows]
 
     def answer_key(self, row: Row) -> str:
         """A key of the row's answer. Rows with the same `key` and different answers contradict each
@@ -180,7 +190,7 @@ class Task(OpenPart):
 
     @property
     def stratum_column(self) -> str:
-        """The column that `stratum` comes from; empty if there is no such column."""
+        """The column that `stratum` and `strata` come from; empty if there is none."""
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
@@ -202,6 +212,12 @@ class Task(OpenPart):
         as a system prompt.
         """
         return self
+
+    def meaning_of_outputs(self, head: Head) -> str:
+        """Markdown for the model card: how the model's outputs become answers. Empty if the head's
+        labels say it.
+        """
+        return ""
 
     @property
     def system_prompt(self) -> str:

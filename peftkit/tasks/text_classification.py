@@ -104,9 +104,9 @@ class TextClassification(TextTask):
         ):
             raise DataError(
                 f"`{self.data.path}`: column `{self.data.label}` holds {numbers}",
-                "peftkit has no regression yet: turn them into classes, such as ranges, or name "
-                "another column, `--task.data.label NAME`; if each is a class, name them in "
-                "`task.data.label_names`",
+                "the task TextRegression learns numbers: `TextRegression(data=Numbers(path=..., "
+                f'score="{self.data.label}"))`; or name another column, `--task.data.label NAME`; '
+                "if each is a class, name them in `task.data.label_names`",
             )
 
     def remarks(self, splits: Splits) -> Iterator[str]:

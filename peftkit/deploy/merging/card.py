@@ -36,9 +36,13 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = {{ record.head.auto_class }}.from_pretrained("path/to/this/folder").eval()
 ```
 {%- endif %}
-
-Compared with the adapter on its base, logits differ by at most {{ difference }}, and the likeliest
-answer is the same at {{ agreement }} of the positions; `merge_report.json` has the details.
+{% if meaning %}
+{{ meaning }}
+{% endif %}
+Compared with the adapter on its base, logits differ by at most {{ difference }}\
+{% if record.head.num_outputs == 1 %}{% else %}, and the likeliest
+answer is the same at {{ agreement }} of the positions{% endif %}; \
+`merge_report.json` has the details.
 {% if scores %}
 | validation split | {{ scores | join(" | ") }} |
 |---|{% for _ in scores %}---:|{% endfor %}
@@ -52,11 +56,14 @@ TARGETS = {
 }
 
 
-def write_merged_card(folder: Path, name: str, record: Record, report: MergeReport) -> None:
+def write_merged_card(
+    folder: Path, name: str, record: Record, report: MergeReport, meaning: str = ""
+) -> None:
     """Writes the merged model's README.md, which shows no rows of data and no local paths.
 
     Args:
         name: the merged model's name.
+        meaning: see `Task.meaning_of_outputs`.
     """
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         TEMPLATE
@@ -65,6 +72,7 @@ def write_merged_card(folder: Path, name: str, record: Record, report: MergeRepo
     card = template.render(
         record=record,
         name=name,
+        meaning=meaning,
         pooled=model_code(record.head.pooling) if record.head.pooling else "",
         difference=f"{report.max_abs_dlogit:.1e}",
         agreement=f"{report.top1_agreement:.2%}",

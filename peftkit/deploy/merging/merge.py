@@ -92,7 +92,8 @@ def merge_to(
         report = _report(adapter, folder, target, inputs, (first, second), time.monotonic() - begun)
         _judge(report)
         write_json(folder / REPORT, report.to_json())
-        write_merged_card(folder, final.name, adapter.record, report)
+        meaning = adapter.recipe.task.meaning_of_outputs(adapter.record.head)
+        write_merged_card(folder, final.name, adapter.record, report, meaning)
     return report
 
 

@@ -72,5 +72,6 @@ def write_rewound(
     record.write(folder)
     task = adapter.recipe.task
     prompt = task.prompt_code() if record.head.generation else ""
-    write_card(folder, run_folder.name, record, task.command, prompt)
+    meaning = task.meaning_of_outputs(record.head)
+    write_card(folder, run_folder.name, record, task.command, prompt, meaning)
     return record

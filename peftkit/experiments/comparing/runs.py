@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftkit.errors import OutputError
+from peftkit.evaluation.lead import guesses
 from peftkit.experiments.comparing.comparison import LossPoint, Rate, SeedRun, ValidationPoint
 from peftkit.experiments.comparing.grid import Contender
 from peftkit.experiments.comparing.verdicts import estimate
@@ -62,6 +63,7 @@ def seed_run(
     """
     run = read_run(folder)
     training, test, name = run.training, run.test, metric.name
+    guessed = [scores[name] for scores in guesses(test.baseline).values() if name in scores]
     best = next(v for v in training.validations if v.step == training.best_step)
     return SeedRun(
         seed=recipe.seed,
@@ -69,7 +71,7 @@ def seed_run(
         score=test.after[name],
         interval=estimate([read_scores(folder, metric)], metric).interval,
         before=test.before[name],
-        guessed=test.baseline.get("majority", {}).get(name),
+        guessed=metric.best(guessed) if guessed else None,
         best_step=training.best_step,
         num_steps=training.num_steps,
         seconds_per_epoch=training.learning_seconds / training.num_steps * steps_per_epoch,

@@ -165,8 +165,8 @@ def label_remarks(
     if len(known) > max(FEW_NUMBERS, 0.9 * len(total)):
         yield (
             f"the labels are {len(known):,} numbers from {min(known.values()):g} to "
-            f"{max(known.values()):g}, each its own class; if they are measurements, make classes "
-            "of ranges"
+            f"{max(known.values()):g}, each its own class; if they are measurements, the task "
+            "TextRegression learns them as numbers"
         )
     if listed := _lists(total):
         yield (

@@ -33,38 +33,38 @@ def readings(table: Table) -> Iterator[Reading]:
     columns.
     """
     columns = inspect_columns(table)
-    labels = [name for name, column in columns.items() if _may_be_label(column)]
-    labels = _with_usual_name(labels, LABELS)
+    labels = [name for name, column in columns.items() if may_be_label(column)]
+    labels = with_usual_name(labels, LABELS)
     texts = [name for name, column in columns.items() if column.looks == "text"]
     if pair := named_pair(texts, PAIRS):
         for label in labels:
             fields = {"text": pair[0], "text_pair": pair[1], "label": label}
-            yield Reading(fields, Fit.BY_NAMES if _named([label], LABELS) else Fit.BY_VALUES)
+            yield Reading(fields, Fit.BY_NAMES if named([label], LABELS) else Fit.BY_VALUES)
         return
-    texts = _with_usual_name(texts, TEXTS)
-    by_names = _named(labels, LABELS) and _named(texts, TEXTS)
+    texts = with_usual_name(texts, TEXTS)
+    by_names = named(labels, LABELS) and named(texts, TEXTS)
     for text in texts:
         for label in labels:
             fit = Fit.BY_NAMES if by_names else Fit.BY_VALUES
             yield Reading({"text": text, "label": label}, fit)
 
 
-def _may_be_label(column: Column) -> bool:
-    """Whether a column holds classes; a column named `label` is accepted here and checked later."""
+def may_be_label(column: Column) -> bool:
+    """Whether a column holds classes; a column named `label` may also hold many different ones."""
+    counts = Counter(str(value).strip() for value in column.present)
+    if scores_not_classes(counts, lambda text: as_number(text, ".")):
+        return False
     if folded_name(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
-    counts = Counter(str(value).strip() for value in column.present)
-    return column.looks == "classes" and not scores_not_classes(
-        counts, lambda text: as_number(text, ".")
-    )
+    return column.looks == "classes"
 
 
-def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
+def with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
     """Selects the default name if it is among `names`, else all usual names, else every name."""
-    return _named(names, usual[:1]) or _named(names, usual) or list(names)
+    return named(names, usual[:1]) or named(names, usual) or list(names)
 
 
-def _named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
+def named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
     """Selects the names that are usual, in the order of `usual`."""
     names = list(names)
     return [name for one in usual for name in names if folded_name(name) == folded_name(one)]
