@@ -25,7 +25,7 @@ def ranked_passages(table: Table, group: str) -> Table:
         table: rows with `passage`, `questions`, `document` and, if there are several, `language`.
         group: the column of groups in the user's recipe, for a note.
     """
-    apart = "candidates of one block may be in two splits; `--task.data.group block` keeps them together"
+    apart = "a block may be in two splits; `--task.data.group block` keeps each in one"
     return replace(
         table,
         columns=COLUMNS,

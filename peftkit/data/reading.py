@@ -154,7 +154,7 @@ def _read_packaged(source: Source) -> Table:
     table = _subset(read_file(path), entry, source)
     if entry.rows == "ranked_passages":
         return ranked_passages(table, source.group)
-    return review_scores(table, source.group) if entry.rows == "review_scores" else table
+    return review_scores(table) if entry.rows == "review_scores" else table
 
 
 def _subset(table: Table, entry: Packaged, source: Source) -> Table:

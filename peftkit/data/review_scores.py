@@ -94,12 +94,11 @@ NOTE: Final = (
 )
 
 
-def review_scores(table: Table, group: str) -> Table:
+def review_scores(table: Table) -> Table:
     """Returns a table of texts with their constructed scores.
 
     Args:
         table: rows with `text`, and `label` 1 or 0.
-        group: the column of groups in the user's recipe, which this table does not have.
     """
     return replace(
         table,
