@@ -14,6 +14,8 @@ CJK = re.compile(
     "\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
 """Pattern of the characters of Chinese and Japanese, which are written without spaces."""
+WIDE_MARK = re.compile("[\u3001-\u303f\uff01-\uff65]")
+"""Pattern of the punctuation of Chinese and Japanese."""
 CLITIC = re.compile(r"(?<=\w)['’](?:s|m|re|ve|ll|d)$", re.IGNORECASE)
 """Pattern of the ending that tagged English has as a word of its own."""
 SPACES = "\u200b\ufeff\ufffd\u2060"
@@ -36,7 +38,7 @@ def words_of(text: str, whole_words: bool = False) -> list[Span]:
 
 def is_glued(before: str, word: str) -> bool:
     """Whether two neighbouring words of a list are written without a space between them."""
-    return bool(CJK.match(before[-1]) and CJK.match(word[0]))
+    return all(CJK.match(edge) or WIDE_MARK.match(edge) for edge in (before[-1], word[0]))
 
 
 def joined(words: Sequence[str]) -> tuple[str, list[Span]]:
