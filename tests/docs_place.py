@@ -25,7 +25,9 @@ TOLD = (
 
 
 def write_files(folder: Path) -> None:
-    """reviews.csv, tickets.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv, talks.jsonl."""
+    """reviews.csv, tickets.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv, talks.jsonl,
+    candidates.csv, similar.csv.
+    """
     write_csv(folder / "reviews.csv", sentences(200))
     write_csv(folder / "tickets.csv", tickets(), ("message", "team"))
     write_csv(folder / "stars.csv", rated(), ("text", "stars"))
@@ -35,6 +37,9 @@ def write_files(folder: Path) -> None:
     pairs = [(text, text.upper()) for text, _ in sentences(60)]
     write_csv(folder / "pairs.csv", pairs, ("source", "target"))
     write_jsonl(folder / "talks.jsonl", conversations(60))
+    write_csv(folder / "candidates.csv", answers(), ("id", "question", "answer", "score"))
+    similar = [(question, answer, score) for _, question, answer, score in answers()]
+    write_csv(folder / "similar.csv", similar, ("sentence1", "sentence2", "score"))
 
 
 def tickets() -> list[tuple[str, str]]:
@@ -47,6 +52,18 @@ def tickets() -> list[tuple[str, str]]:
         for thing in THINGS
     ]
     random.Random(0).shuffle(rows)
+    return rows
+
+
+def answers() -> list[tuple[str, str, str, str]]:
+    """192 answers to 48 questions: 2 if thing and colour are right, 1 if the thing is, else 0."""
+    rows = []
+    for number, (thing, colour) in enumerate((t, c) for t in THINGS for c in COLOURS):
+        others = COLOURS[number % 5], THINGS[(THINGS.index(thing) + 3) % 8]
+        said = ((f"{colour} {thing}", "2"), (f"old {thing}", "1"), (f"{others[0]} wire", "0"),
+                (f"old {others[1]}", "0"))  # fmt: skip
+        question = f"do you have a {colour} {thing}"
+        rows += [(f"q{number}", question, f"here is a {what}", score) for what, score in said]
     return rows
 
 

@@ -394,3 +394,15 @@ def test_the_recipe_and_its_group_are_recorded(pairs_file):
     recipe = pk.Recipe(base=BASE, task=task, method=pk.LoRA())
     assert pk.Recipe.from_json(recipe.to_json()) == recipe
     assert replace(groups(), units=None).num_units == 7
+
+
+def test_steps_and_notes_count_groups(pairs_file, bases):
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(bases["bert"])), task=task_of(pairs_file, "pairwise"),
+        method=pk.LoRA(r=4), training=pk.Training(batch_size=8, num_epochs=1),
+    )  # fmt: skip
+    prepared = prepare(recipe)
+    number = prepared.encoded.train.num_units
+    assert number == len(prepared.encoded.train) / 4
+    steps = -(-number // 8)
+    assert f"only {steps} optimizer steps ({number} examples" in " ".join(prepared.ledger.notes)

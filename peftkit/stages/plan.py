@@ -91,7 +91,7 @@ class _Course:
 def _course(recipe: Recipe, encoded: Encoded) -> _Course:
     training = recipe.training
     steps = number_of_steps(training, encoded.train.num_units)
-    per_epoch = math.ceil(len(encoded.train) / training.batch_size)
+    per_epoch = math.ceil(encoded.train.num_units / training.batch_size)
     every = training.evaluate_every or per_epoch
     return _Course(steps, steps / per_epoch, math.ceil(steps / every))
 

@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
         *unknown_notes,
         writing_note,
         *rehearsal.notes,
-        *budget_notes(training, len(encoded.train)),
+        *budget_notes(training, encoded.train.num_units),
         start.note(base) if start else "",
     ]
     ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))

@@ -85,7 +85,7 @@ def seed_job(
     """The job of a contender's run with one learning rate and seed."""
     recipe = with_rate(for_seeds(contender.recipe, num_steps(first)), rate, seed)
     retention, modules = grid.budget.retention, foreign_modules(recipe)
-    per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
+    per_epoch = -(-first.encoded.train.num_units // first.recipe.training.batch_size)
     return Job(
         f"{contender.name}/seed-{seed}-rate-{rate:g}",
         START + num_steps(first),

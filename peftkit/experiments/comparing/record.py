@@ -67,7 +67,7 @@ def make_record(
 
 def _spent(grid: Grid, first: Prepared) -> Spent:
     training, steps = first.recipe.training, num_steps(first)
-    tokens = first.encoded.train.num_tokens / len(first.encoded.train) * training.batch_size
+    tokens = first.encoded.train.num_tokens / first.encoded.train.num_units * training.batch_size
     return Spent(
         num_epochs=training.num_epochs,
         num_steps=steps,
