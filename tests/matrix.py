@@ -11,7 +11,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ import peft
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
@@ -36,7 +35,7 @@ from peftkit.errors import PeftkitError
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft.layout import add_peft
 from peftkit.stages.rehearsal import rehearse
-from peftkit.tasks.losses import CrossEntropy
+from peftkit.tasks.losses import BinaryCrossEntropies, SquaredError
 from peftkit.tasks.task import Task
 from peftkit.training import loop
 from peftkit.training.forward.engine import Engine
@@ -182,12 +181,46 @@ class _BareTask(Task):
 
     auto_class: ClassVar[str]
     labels: ClassVar[tuple[str, ...]] = ()
+    size: ClassVar[int | None] = None
+    problem_type: ClassVar[str | None] = None
     scores = ("loss",)
+
+    def targets(self, count: int, width: int) -> Tensor:
+        """What `count` outputs learn: one of `width` classes each."""
+        return torch.arange(count) * 7 % width
 
 
 class Classification(_BareTask):
     task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
     labels = ("bad", "fair", "good")
+
+
+class OneNumber(_BareTask):
+    """A number for each text."""
+
+    task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
+    size, problem_type = 1, "regression"
+
+    def targets(self, count: int, width: int) -> Tensor:
+        """Numbers, (count, 1)."""
+        return (torch.arange(count) * 7 % 5 - 2.0)[:, None]
+
+    def loss(self, training: Any = None) -> Any:
+        return SquaredError()
+
+
+class Levels(_BareTask):
+    """Ordered levels: whether each text is above each of them."""
+
+    task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
+    labels, problem_type = ("above 1", "above 2", "above 3"), "multi_label_classification"
+
+    def targets(self, count: int, width: int) -> Tensor:
+        """0 or 1 for each level, (count, width)."""
+        return (torch.arange(count)[:, None] % (width + 1) > torch.arange(width)).float()
+
+    def loss(self, training: Any = None) -> Any:
+        return BinaryCrossEntropies()
 
 
 class LanguageModel(_BareTask):
@@ -211,12 +244,16 @@ class Seq2Seq(_BareTask):
 DECODERS = ("Llama", "Qwen", "Gemma", "GPT-2")
 HEADS: dict[str, tuple[_BareTask, tuple[str, ...]]] = {
     "classification": (Classification(), (*DECODERS, "BERT", "T5")),
+    "number": (OneNumber(), (*DECODERS, "BERT", "T5")),
+    "levels": (Levels(), (*DECODERS, "BERT", "T5")),
     "language model": (LanguageModel(), DECODERS),
     "token labels": (TokenLabels(), (*DECODERS, "BERT", "T5")),
     "question answering": (Answers(), (*DECODERS, "BERT", "T5")),
     "sequence to sequence": (Seq2Seq(), ("T5",)),
 }
 """Name -> head, and the architectures that transformers has it for."""
+POOLED = ("classification", "number", "levels")
+"""Heads with one output for each text."""
 
 
 @dataclass(frozen=True)
@@ -315,8 +352,14 @@ def rows(count: int = 4) -> list[np.ndarray]:
 def encoded_of(task: _BareTask) -> Encoded:
     ids = rows(256)
     examples = examples_from(ids, [0] * len(ids))
-    trained = bool(task.labels)
-    head = Head(task.auto_class, task.task_type, task.labels, trained)
+    if task.problem_type:
+        targets = task.targets(len(ids), task.size or len(task.labels)).numpy()
+        examples = replace(examples, targets=targets)
+    trained = bool(task.labels or task.size)
+    head = Head(
+        task.auto_class, task.task_type, task.labels, trained,
+        size=task.size, problem_type=task.problem_type,
+    )  # fmt: skip
     return Encoded(examples, examples, examples, head, 0)
 
 
@@ -342,7 +385,7 @@ def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
         decoder = torch.tensor([DECODER] * len(texts))
         return model(**inputs, decoder_input_ids=decoder).logits.float().flatten(0, 1)
     found = model(**inputs)
-    if head == "classification":
+    if head in POOLED:
         return found.logits.float()
     if head == "question answering":
         logits = torch.stack((found.start_logits, found.end_logits), dim=-1)
@@ -354,8 +397,8 @@ def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
 
 def loss_of(model: nn.Module, cell: Cell) -> Tensor:
     found = outputs(model, rows(), cell)
-    targets = torch.arange(len(found)) * 7 % found.shape[1]
-    return F.cross_entropy(found, targets)
+    task, _ = HEADS[cell.head]
+    return task.loss().values(found, task.targets(*found.shape)).mean()
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -471,7 +514,7 @@ def train(cell: Cell, model: nn.Module, method: Method, rate: float) -> None:
     base = base_of(Path("nowhere"), cell.precision)
     recipe = pk.Recipe(base=base, task=task, method=method, training=training)
     head = encoded_of(task).head
-    engine = Engine.of(model, head, CrossEntropy(), 0, 4096, open_accelerator(base))
+    engine = Engine.of(model, head, task.loss(), 0, 4096, open_accelerator(base))
 
     def score(_: Engine) -> dict[str, float]:
         with torch.no_grad():
@@ -493,7 +536,7 @@ def learned(cell: Cell, model: nn.Module) -> Examples:
         shape = outputs(model, rows(), cell).shape
     ids = rows()
     inputs = {"input_ids": Ragged.of(ids)}
-    read = None if cell.head == "classification" else [np.arange(len(row)) for row in ids]
+    read = None if cell.head in POOLED else [np.arange(len(row)) for row in ids]
     if cell.head == "sequence to sequence":
         inputs["decoder_input_ids"] = Ragged.of([DECODER] * len(ids))
         read = [np.arange(len(DECODER)) for _ in ids]
@@ -502,7 +545,7 @@ def learned(cell: Cell, model: nn.Module) -> Examples:
     return Examples(
         rows=tuple(Row(number, {}) for number in range(len(ids))),
         inputs=inputs,
-        targets=np.arange(shape[0]) * 7 % shape[1],
+        targets=HEADS[cell.head][0].targets(*shape).numpy(),
         read_at=None if read is None else Ragged.of(read, width=1),
     )
 

@@ -32,7 +32,8 @@ SLICE = {
     ("classification", "Llama", "bfloat16"), ("language model", "Qwen", "nf4"),
     ("language model", "Gemma", "float32"), ("sequence to sequence", "T5", "float32"),
     ("token labels", "BERT", "nf4 double"), ("question answering", "Llama", "fp4"),
-    ("classification", "T5", "nf4 bfloat16"),
+    ("classification", "T5", "nf4 bfloat16"), ("number", "BERT", "int8"),
+    ("levels", "Llama", "float32"),
 }  # fmt: skip
 """Head, architecture and precision of the cells that run without `-m matrix`, for every method."""
 

@@ -134,6 +134,23 @@ SOUND = {
         pk.Chat, {"prompt": "question", "completion": "answer"},
     ),
     "one column of text": ({"text": "text"}, pk.Chat, {"text": "text"}),
+    "a text with a score": (
+        {"id": "id", "my text": "text", "depth": "score"},
+        pk.TextRegression, {"text": "my text", "score": "depth"},
+    ),
+    "scores called labels": (
+        {"text": "text", "label": "score"},
+        pk.TextRegression, {"text": "text", "score": "label"},
+    ),
+    "a label beside a score": (
+        {"text": "text", "label": ("good", "bad"), "score": "score"},
+        pk.TextClassification, {"text": "text", "label": "label"},
+    ),
+    "a pair with a score and a label": (
+        {"premise": "text", "hypothesis": "text", "label": "012", "score": "score"},
+        pk.TextClassification,
+        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
+    ),
 }  # fmt: skip
 
 
@@ -233,9 +250,12 @@ UNCLEAR = {
         {"text^label": "text"},
         ["--task Chat --task.data.text 'text^label'"],
     ),
-    "a text with a score": (
-        {"my text": "text", "score": "score"},
-        ["--task Chat --task.data.text 'my text'"],
+    "a text with two scores": (
+        {"my text": "text", "length": "score", "depth": "score"},
+        [
+            "--task TextRegression --task.data.text 'my text' --task.data.score length",
+            "--task TextRegression --task.data.text 'my text' --task.data.score depth",
+        ],
     ),
 }
 

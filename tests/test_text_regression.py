@@ -89,6 +89,10 @@ def test_a_run_learns_saves_and_answers(finished, tmp_path, capsys):
     test = record.test
     assert record.training.metric == first
     assert test.after[first] < 0.9 * test.before[first]
+    (guess,) = test.baseline
+    assert guess == ("median" if recipe.task.ordinal else "mean")
+    assert test.after[first] < test.baseline[guess][first]
+    assert test.lead == ()
     assert set(recipe.task.known_scores) == set(test.after)
     assert set(test.intervals) == set(test.after) - {"loss"}
     assert verify(str(done.folder)).problems == []
@@ -401,3 +405,12 @@ def test_it_is_compared_by_metrics_of_sums_only(bases, tmp_path):
     assert set(score.parts) == {"rmse", "mae", "r2", "loss"}
     assert "spearman" in score.metrics
     assert all(isinstance(prepared.recipe.task.metric(name), Metric) for name in score.metrics)
+
+
+def test_a_run_that_does_not_beat_the_mean_says_so_first(bases, tmp_path):
+    recipe = recipe_of(tmp_path, bases["bert"])
+    training = recipe.training.with_(learning_rate=1e-7, max_steps=1)
+    (told,) = run(recipe.with_(training=training), str(tmp_path / "run")).record.test.lead
+    assert told.startswith("not better than a constant answer")
+    assert ": rmse " in told
+    assert "; the mean of the training rows gives " in told

@@ -46,7 +46,9 @@ def lead(
     sentences = []
     for name, scores in guesses(baselines).items():
         if metric in scores and metric in after.metrics:
-            what = f"always answering `{_majority(encoded)}`" if name == MAJORITY else f"the {name}"
+            what = f"the {name} of the training rows"
+            if name == MAJORITY:
+                what = f"always answering `{_majority(encoded)}`"
             judged = task.metric(metric)
             sentences.append(_against_guess(judged, after, scores[metric], what))
     if probe is not None and probe.fitted is not None:

@@ -238,9 +238,9 @@ class TextRegression(TextTask):
 
         targets, test = row_targets(encoded.train), encoded.test
         if self.ordinal:
-            name, guess = "training median", np.where(targets.mean(axis=0) > 0.5, 1.0, -1.0)
+            name, guess = "median", np.where(targets.mean(axis=0) > 0.5, 1.0, -1.0)
         else:
-            name, guess = "training mean", targets.mean(axis=0, dtype=np.float64)
+            name, guess = "mean", targets.mean(axis=0, dtype=np.float64)
         outputs = np.tile(guess.astype(np.float32), (len(test), 1))
         return {name: self.metrics(outputs, test, encoded.head, Decision()).metrics}
 

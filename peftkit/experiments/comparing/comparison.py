@@ -66,7 +66,8 @@ class SeedRun:
     before: float | None = None
     """Score on the test split before training."""
     guessed: float | None = None
-    """Test score of always guessing the most frequent label; None if rows have no labels."""
+    """Test score of the best constant answer, such as the most frequent label; None if there is
+    none."""
     best_step: int = 0
     num_steps: int = 0
     seconds_per_epoch: float = 0.0
