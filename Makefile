@@ -62,7 +62,7 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/installed-chat
-	$(PIP) -e ".[quickstart,test,docs]"
+	$(PIP) -e ".[quickstart,intents,test,docs]"
 	touch $@
 
 .venv-peers/installed: benchmarks/peers.sh constraints.txt

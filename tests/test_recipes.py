@@ -16,6 +16,7 @@ from peftkit.data.packaged import MODELS, find_packaged
 from peftkit.data.reading import read_source
 from peftkit.parts.scripts import import_file
 from tests.conftest import call_forked, write_csv
+from tests.test_task_recipes import SLICE as OTHER_TASKS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SAID = ["--json", "--training.num-epochs", "2"]
@@ -53,7 +54,7 @@ rest."""
 
 
 def test_every_recipe_has_a_row_here():
-    assert {path.stem for path in RECIPES.glob("*.py")} == {*SLICE, *CHAT}
+    assert {path.stem for path in RECIPES.glob("*.py")} == {*SLICE, *CHAT, *OTHER_TASKS}
 
 
 @pytest.mark.parametrize(

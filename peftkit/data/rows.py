@@ -54,6 +54,8 @@ class Table:
     """Number of lines in a delimited file; 0 for other sources."""
     continued: tuple[int, ...] = ()
     """Numbers of the lines that continue a quoted field of the row above."""
+    other_tasks: tuple[str, ...] = ()
+    """Columns of packaged data that only some tasks read; a task need not read them."""
 
 
 SAMPLED = 300

@@ -76,7 +76,7 @@ def _notes(
         yield from table.notes
         if hint := _encoding_hint(count.malformed, table.name):
             yield f"skipped rows of `{table.name}` are not UTF-8; {hint}"
-        read = {*task.columns_read(table), task.source.group}
+        read = {*task.columns_read(table), task.source.group, *table.other_tasks}
         if unread := [column for column in text_columns(table) if column not in read]:
             yield (
                 f"nothing reads {plural(len(unread), 'text column')} of `{table.name}`: "
