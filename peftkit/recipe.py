@@ -15,6 +15,10 @@ from peftkit.parts.part import OpenPart, Part
 from peftkit.parts.problems import parse
 from peftkit.tasks.task import Task
 
+OF_NEW_HEADS = 0.01
+"""Learning rate of a head with random weights, unless the recipe sets one (docs/log.md,
+2026-11-30)."""
+
 
 class Training(Part):
     """How the injected parameters are trained."""
@@ -23,8 +27,8 @@ class Training(Part):
     """Highest learning rate of the schedule. LoRA needs about ten times the rate of full
     fine-tuning."""
     head_learning_rate: float | None = Field(default=None, gt=0, le=1e6)
-    """Highest learning rate of the task's head, which starts from random weights; if not given,
-    `learning_rate`."""
+    """Highest learning rate of the task's head, which starts from random weights and so needs a
+    higher one than pretrained weights; if not given, 0.01, or `learning_rate` if that is higher."""
     num_epochs: int = Field(default=3, ge=1)
     """Passes over the training rows; `max_steps` or early stopping may end the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -77,7 +81,7 @@ class Training(Part):
     @property
     def head_rate(self) -> float:
         """Highest learning rate of the head."""
-        return self.head_learning_rate or self.learning_rate
+        return self.head_learning_rate or max(self.learning_rate, OF_NEW_HEADS)
 
 
 class Recipe(Part):
