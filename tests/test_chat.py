@@ -422,6 +422,10 @@ class TestBadInputThroughPrepare:
             "is a bert model, an encoder, which reads texts but does not continue" in told.message
         )
 
+    def test_a_rate_for_a_head_that_is_not_trained(self, make_chat):
+        told = self.told(make_chat(head_learning_rate=0.1))
+        assert "`training.head_learning_rate` is 0.1, but Chat trains no head" in told.message
+
     def test_all_rows_too_long(self, make_chat):
         assert "has anything to learn" in self.told(make_chat(task={"max_length": 8})).message
 

@@ -199,6 +199,28 @@ def test_decay_spares_biases_and_norms(make_recipe, optimizer):
 
 
 @pytest.mark.parametrize(
+    ("rates", "of_head"),
+    [({}, 0.01), ({"learning_rate": 0.05}, 0.05), ({"head_learning_rate": 0.002}, 0.002)],
+    ids=["default", "high", "given"],
+)
+@pytest.mark.parametrize(
+    "method", [LoRA(r=2), FullFineTuning(), HeadOnly()], ids=lambda m: m.kind()
+)
+def test_a_new_head_has_a_rate_of_its_own(make_recipe, method, rates, of_head):
+    training = Training(**rates)
+    prepared, loaded = start(make_recipe(method))
+    model = method.inject(loaded.model, prepared.encoded, loaded.head)
+    made = make_optimizer(model, training, {}, head=loaded.head)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: group["lr"] for group in made.param_groups for p in group["params"]}
+    assert {rate for name, rate in found.items() if "classifier" in name} == {of_head}
+    others = {
+        rate for name, rate in found.items() if not {"classifier", "pooler"} & {*name.split(".")}
+    }
+    assert others <= {training.learning_rate}
+
+
+@pytest.mark.parametrize(
     ("schedule", "last"), [("linear", 0.0), ("cosine", 0.0), ("constant", 1.0)]
 )
 def test_schedules_rise_and_end_where_they_should(schedule, last):

@@ -31,21 +31,29 @@ def entity_counts(
 
 
 def strict_f1(sums: Floats) -> Floats:
-    """F score: sums of `entity_counts` (..., 3) -> (...,); 0 if there are no entities."""
+    """Right entities / the mean number of predicted and expected ones; 0 if there are none.
+
+    Args:
+        sums: (..., 3), sums of `entity_counts`; the result has the shape (...,).
+    """
     right, predicted, expected = np.moveaxis(sums, -1, 0)
     return _share(2 * right, predicted + expected)
 
 
 def strict_precision(sums: Floats) -> Floats:
-    """Right entities / predicted ones: sums of `entity_counts` (..., 3) -> (...,); 0 if none is
-    predicted.
+    """Right entities / predicted entities; 0 if none is predicted.
+
+    Args:
+        sums: (..., 3), sums of `entity_counts`; the result has the shape (...,).
     """
     return _share(sums[..., 0], sums[..., 1])
 
 
 def strict_recall(sums: Floats) -> Floats:
-    """Right entities / expected ones: sums of `entity_counts` (..., 3) -> (...,); 0 if none is
-    expected.
+    """Right entities / expected entities; 0 if none is expected.
+
+    Args:
+        sums: (..., 3), sums of `entity_counts`; the result has the shape (...,).
     """
     return _share(sums[..., 0], sums[..., 2])
 

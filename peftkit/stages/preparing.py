@@ -15,7 +15,7 @@ from peftkit.bases.token_ids import check_ids
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.data.ragged import Array
-from peftkit.errors import MethodError
+from peftkit.errors import MethodError, RecipeError
 from peftkit.evaluation.writing import check_prompts
 from peftkit.recipe import Recipe
 from peftkit.stages.early import Rows, check_early
@@ -80,6 +80,12 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     vocabulary_note = check_ids(base, _token_ids(encoded))
     unknown_notes = tuple(unknown_token_notes(encoded, base))
     writing_note = check_prompts(encoded, task, recipe.metric)
+    if training.head_learning_rate and not encoded.head.trained:
+        raise RecipeError(
+            f"`training.head_learning_rate` is {training.head_learning_rate:g}, but "
+            f"{task.kind()} trains no head: it uses the base's own output layer",
+            "leave it out",
+        )
     for examples in encoded.splits().values():
         check_units(examples, training.micro_batch_tokens)
     if start:

@@ -52,8 +52,8 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
 def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
     """A message if several keys of `alpha_pattern` give one layer different values; empty if not.
 
-    PEFT sorts the keys when it saves them. Unsorted keys are thus still in the order used in
-    training, and the message is then empty.
+    PEFT sorts the keys when it saves them, which loses the order used in training. If the keys are
+    not sorted, they still have that order, and the message is empty.
     """
     pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not sorted, so in the order of training

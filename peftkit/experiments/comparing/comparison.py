@@ -157,7 +157,7 @@ class Row:
     seconds_to_best: float | None = None
     seconds_to_99_of_full: float | None = None
     """Training seconds until the validation score is within 1 % of full fine-tuning's best score;
-    None if the run with a seed never reaches it."""
+    None if one of the runs never reaches it."""
     peak_memory_mb: Megabytes | None = None
     difference_to_probe: JudgedGap | None = None
 

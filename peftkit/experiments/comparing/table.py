@@ -166,7 +166,7 @@ def _to_probe(
 
 def _seconds_to_nearly(runs: Runs, full: Runs, metric: Metric) -> float | None:
     """Training seconds until the validation score is within 1 % of full fine-tuning's best score,
-    averaged over the seeds. None if the run with a seed never reaches it.
+    averaged over the seeds. None if one of the runs never reaches it.
     """
     if not full.seeds:
         return None

@@ -104,7 +104,8 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
     """Describes, for a message, labels that are measurements; empty if they may be classes.
 
-    Numbers are classes if they are few, or whole with several rows each.
+    Whole numbers may be classes if there are few, or several rows of each. Numbers with fractions
+    may be if each has many rows, as codes have, or if they are few and in round steps.
     """
     known = _numbers(counts, number)
     rows, distinct = sum(counts.values()), len(set(known.values()))
