@@ -43,8 +43,8 @@ class Sentence:
     spans: list[Span] = field(default_factory=list)
 
     def add(self, text: str) -> None:
-        """Appends a text. Each run of white space becomes one space; at the beginning of the sentence
-        it is left out.
+        """Appends a text. Each run of white space becomes one space; at the beginning it is left
+        out.
         """
         for character in text:
             if not character.isspace():
