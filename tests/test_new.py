@@ -240,7 +240,8 @@ def test_a_translation_needs_a_base_to_be_chosen(in_tmp, capsys, rng):
     recipe = written(capsys, in_tmp, "--data", "rows.tsv", "--base.name-or-path", base)
     assert type(recipe.task) is pk.Translation
     assert dict(recipe.task.columns) == {"text": "source", "translation": "target"}
-    assert call(capsys, "check", "mine.py", "--base.max-unknown-tokens", "1")[0] == 0
+    code, _, error = call(capsys, "check", "mine.py", "--base.max-unknown-tokens", "1")
+    assert code == 0, error
 
 
 UNCLEAR = {

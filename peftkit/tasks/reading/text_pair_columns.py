@@ -9,6 +9,7 @@ from peftkit.data.column_looks import Column, inspect_columns, named_pair
 from peftkit.data.rows import Table, folded_name
 from peftkit.data.source import as_number
 from peftkit.tasks.offers import Fit, Offer, Reading
+from peftkit.tasks.reading.text_classification_columns import LABELS, may_be_label
 from peftkit.tasks.reading.text_classification_columns import PAIRS as LABELLED_PAIRS
 
 PAIRS: Final = (
@@ -30,7 +31,8 @@ QUERIES: Final = (
 
 def readings(table: Table) -> Iterator[Reading]:
     """Yields each pair of text columns with a column of numbers. Only columns with usual names are
-    a clear fit; numbers that may be classes under another name are for the user to confirm.
+    a clear fit; numbers that may be classes under another name are for the user to confirm, and so
+    are scores beside labels.
     """
     columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]
@@ -45,6 +47,9 @@ def readings(table: Table) -> Iterator[Reading]:
         fit = Fit.BY_VALUES if columns[score].looks == "numbers" else Fit.POSSIBLE
         if usual:
             fit = Fit.BY_NAMES if named else Fit.BY_VALUES
+        others = [columns[name] for name in _named(columns, LABELS) if name != score]
+        if any(map(may_be_label, others)):
+            fit = Fit.POSSIBLE
         query = {"query": groups[0]} if groups else {}
         yield Reading({"text": first, "text_pair": second, "score": score, **query}, fit)
 

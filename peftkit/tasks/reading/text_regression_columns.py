@@ -28,7 +28,7 @@ SCORES: Final = (
 
 def readings(table: Table) -> Iterator[Reading]:
     """Yields each pair of a text column and a column of many different numbers. They are only
-    possible if the table also has classes; a table with a usual pair of texts has none.
+    possible if the table also has classes or several texts; a usual pair of texts has none.
     """
     columns = inspect_columns(table)
     numbers = [name for name, column in columns.items() if _may_be_score(column)]
@@ -39,7 +39,7 @@ def readings(table: Table) -> Iterator[Reading]:
     texts = with_usual_name(texts, TEXTS)
     by_names = named(numbers, SCORES) and named(texts, TEXTS)
     fit = Fit.BY_NAMES if by_names else Fit.BY_VALUES
-    if any(map(may_be_label, columns.values())):
+    if len(texts) > 1 or any(map(may_be_label, columns.values())):
         fit = Fit.POSSIBLE
     for text in texts:
         for number in numbers:
