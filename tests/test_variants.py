@@ -444,7 +444,7 @@ def test_added_tokens_get_rows_where_there_are_none_to_spare(
     adapter = pk.load(str(done.folder))
     assert len(adapter.model.get_input_embeddings().weight) == 99
     first, second = adapter.predict(["a <order> film", "a <refund> film"])
-    assert first.probability != second.probability
+    assert first != second
 
 
 @pytest.mark.parametrize(

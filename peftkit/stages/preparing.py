@@ -77,17 +77,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     task = recipe.task.remembering(splits)
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base)
-    vocabulary_note = check_ids(base, _token_ids(encoded))
-    unknown_notes = tuple(unknown_token_notes(encoded, base))
-    writing_note = check_prompts(encoded, task, recipe.metric)
-    if training.head_learning_rate and not encoded.head.trained:
-        raise RecipeError(
-            f"`training.head_learning_rate` is {training.head_learning_rate:g}, but "
-            f"{task.kind()} trains no head: it uses the base's own output layer",
-            "leave it out",
-        )
-    for examples in encoded.splits().values():
-        check_units(examples, training.micro_batch_tokens)
+    notes = _check_encoded(encoded, base, recipe)
     if start:
         check_start(start, base, encoded.head)
     if reason := recipe.method.refuses_steps(
@@ -97,10 +87,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     folder = start.folder if start else None
     rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
-    notes = [
-        vocabulary_note,
-        *unknown_notes,
-        writing_note,
+    notes += [
         *rehearsal.notes,
         *budget_notes(training, encoded.train.num_units),
         start.note(base) if start else "",
@@ -108,6 +95,30 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
     counts = rehearsal.trainable_parameters, rehearsal.total_parameters, rehearsal.trained_share
     return Prepared(recipe, ledger, base, encoded, start, *counts)
+
+
+def _check_encoded(encoded: Encoded, base: OpenedBase, recipe: Recipe) -> list[str]:
+    """Checks the examples against the base and the recipe; returns notes, some of them empty.
+
+    Raises:
+        PeftkitError: the base does not know the tokens, a metric needs more rows, the recipe sets a
+            learning rate for a head that is not trained, or a unit exceeds the budget.
+    """
+    training = recipe.training
+    notes = [
+        check_ids(base, _token_ids(encoded)),
+        *unknown_token_notes(encoded, base),
+        check_prompts(encoded, recipe.task, recipe.metric),
+    ]
+    if training.head_learning_rate and not encoded.head.trained:
+        raise RecipeError(
+            f"`training.head_learning_rate` is {training.head_learning_rate:g}, but "
+            f"{recipe.task.kind()} trains no head: it uses the base's own output layer",
+            "leave it out",
+        )
+    for examples in encoded.splits().values():
+        check_units(examples, training.micro_batch_tokens)
+    return notes
 
 
 def _check_settings(recipe: Recipe) -> None:
