@@ -163,16 +163,17 @@ def recipe_schema() -> dict[str, object]:
     families: tuple[type[OpenPart], ...] = (Task, Method)
     models: list[type[Part]] = [Recipe]
     models += [part for family in families for part in family.kinds.values()]
-    _, schema = models_json_schema([(model, "validation") for model in models])
+    found, schema = models_json_schema([(model, "validation") for model in models])
+    references = {model: str(reference["$ref"]) for (model, _), reference in found.items()}
     definitions = schema["$defs"]
     for family in families:
         for kind, part in family.kinds.items():
-            definition = definitions[part.__name__]
+            definition = definitions[references[part].removeprefix("#/$defs/")]
             definition["properties"] = {"kind": {"const": kind}, **definition.get("properties", {})}
             definition["required"] = ["kind", *definition.get("required", [])]
         definitions[family.__name__] = {
             "description": family.__doc__,
-            "oneOf": [{"$ref": f"#/$defs/{part.__name__}"} for part in family.kinds.values()],
+            "oneOf": [{"$ref": references[part]} for part in family.kinds.values()],
         }
     recipe = definitions.pop("Recipe")
     return {

@@ -475,7 +475,7 @@ class TestStartFrom:
 
     def test_other_labels_are_refused(self, make_recipe, in_tmp):
         run(make_recipe(max_steps=1), "first")
-        rows = [(f"text {n}", "yes" if n % 2 else "no") for n in range(60)]
+        rows = [(f"the film {n}", "yes" if n % 2 else "no") for n in range(60)]
         recipe = make_recipe(data=write_csv(in_tmp / "other.csv", rows))
         with pytest.raises(AdapterError, match=r"labels `bad`, `good`, and this run is for"):
             prepare(recipe.with_(start_from="first"))

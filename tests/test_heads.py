@@ -56,6 +56,7 @@ class BinaryCrossEntropy(Loss):
 class CountedWords(pk.TextClassification):
     """How often some words are in a text: a number, or whether each is there."""
 
+    decides = False
     several: bool = False
     """Whether there is an output for each of `WORDS`, not one for their number."""
 

@@ -118,7 +118,9 @@ def test_pissa_saves_twice_the_ranks(make_recipe, tmp_path):
     ids=["r", "rank_pattern"],
 )
 def test_a_rank_beyond_a_layer_blames_the_field_that_gives_it(make_recipe, method, field):
-    with pytest.raises(pk.PeftkitError, match=f"^error: `method.{field}`: `.*query` .* no 400 dir"):
+    with pytest.raises(
+        pk.PeftkitError, match=f"^error: `method.{field}`: `.*query` .* for rank 400"
+    ):
         prepare(make_recipe(method))
 
 

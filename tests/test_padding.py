@@ -3,6 +3,7 @@ does not have are told before weights are loaded."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -191,7 +192,10 @@ def test_a_plain_padding_token_is_not_written_as_a_special_one(base_of, tmp_path
             assert made("a film ÿ")["input_ids"] == original("a film ÿ")["input_ids"]
             model = transformers.AutoModelForSequenceClassification.from_pretrained(written)
             with torch.no_grad():
-                found = model.eval()(**made("a film ÿ", return_tensors="pt")).logits.softmax(-1)
+                logits = model.eval()(**made("a film ÿ", return_tensors="pt")).logits
+            record = json.loads((done.folder / "adapter/peftkit.json").read_text())
+            [temperature] = record["decision"]["numbers"]["temperature"]
+            found = (logits / temperature).softmax(-1)
             assert float(found.max()) == pytest.approx(expected.probability, abs=1e-5)
 
 
