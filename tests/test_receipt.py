@@ -245,3 +245,11 @@ def test_a_comparison_of_one_of_each_counts_right():
               "search_steps": 1, "num_seeds": 1}  # fmt: skip
     text = page(made(budget=budget, split_rows={"train": 1, "validation": 1, "test": 1}))
     assert not re.search(r"\b1 (epochs|steps|tokens|rates|seeds|rows)\b", Page(text).text)
+
+
+def test_a_long_table_begins_with_the_worst_class_that_has_rows():
+    rows = [(f"c{n}", n / 30, 0 if n < 2 else 5) for n in range(30)]
+    table = folded(ScoreTable("Per label", ("label", "f1", "support"), tuple(rows)))
+    assert [row[0] for row in table.shown][:2] == ["c2", "c3"]
+    plain = folded(ScoreTable("Per label", ("label", "f1"), tuple(row[:2] for row in rows)))
+    assert [row[0] for row in plain.shown][:2] == ["c0", "c1"]

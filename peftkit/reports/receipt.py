@@ -70,6 +70,7 @@ def write_receipt(file: Path, run: RunRecord) -> None:
         metric=metric,
         rows=len(test.samples) if of_samples else run.ledger.splits["test"].rows,
         about_probe=about_probe(test.probe),
+        pair=bool(run.recipe.to_json()["task"].get("data", {}).get("text_pair")),
         recipe_json=json.dumps(json.loads(run.recipe.text), indent=2, ensure_ascii=False),
         loss_plot=plots.loss_curve(training.history, training.validations),
         metric_plot=plots.metric_curve(
@@ -104,15 +105,20 @@ def _labels(ledger: Ledger) -> Folded | None:
 
 
 def folded(table: ScoreTable) -> Folded:
-    """Prepares a table of scores for the page. A long table shows the rows with the lowest F1, or
-    its first rows if it has no F1.
+    """Prepares a table of scores for the page. A long table shows the rows with the lowest F1,
+    those of classes without test rows last, or its first rows if it has no F1.
     """
     title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
         return Folded(title, columns, rows, (), "")
     if "f1" in columns:
         f1 = columns.index("f1")
-        worst = sorted(rows, key=lambda row: float(row[f1]))[:FOLD]
+        support = columns.index("support") if "support" in columns else None
+
+        def rank(row: Row) -> tuple[bool, float]:
+            return support is not None and row[support] == 0, float(row[f1])
+
+        worst = sorted(rows, key=rank)[:FOLD]
         return Folded(title, columns, worst, rows, f"The {FOLD} of {len(rows)} with the lowest F1.")
     return Folded(title, columns, rows[:FOLD], rows, f"The first {FOLD} of {len(rows)}.")
 
