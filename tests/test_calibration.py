@@ -37,6 +37,14 @@ def test_the_temperature_of_drawn_classes_is_found(true):
     assert fit_temperature(logits, drawn) == pytest.approx(true, rel=0.05)
 
 
+def test_rows_that_are_all_right_do_not_make_a_model_certain():
+    rng = np.random.default_rng(0)
+    expected = rng.integers(0, 3, 60)
+    logits = np.eye(3)[expected] * 8 + rng.normal(size=(60, 3))
+    p = softmax(logits / fit_temperature(logits, expected), axis=1)[np.arange(60), expected]
+    assert p.mean() == pytest.approx(61 / 63, abs=0.02)
+
+
 def test_a_run_calibrates_and_answers_with_it(make_recipe, tmp_path):
     recipe = make_recipe(pk.LoRA(r=8, lora_alpha=16), num_epochs=8, learning_rate=1e-2)
     done = run(recipe, str(tmp_path / "run"))

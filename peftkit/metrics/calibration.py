@@ -31,6 +31,9 @@ def expected_calibration_error(probabilities: Floats, right: Floats) -> float:
 def fit_temperature(logits: npt.NDArray[np.floating], expected: npt.NDArray[np.int64]) -> float:
     """Returns the temperature T for which softmax(logits / T) has the least cross-entropy.
 
+    As if each class had been seen once more, the expected class of a row has the probability
+    (rows + 1) / (rows + classes) (Platt 1999). Else T would go to 0 if all rows are right.
+
     Args:
         logits: (rows, classes).
         expected: (rows,), indices of the expected classes.
@@ -38,9 +41,13 @@ def fit_temperature(logits: npt.NDArray[np.floating], expected: npt.NDArray[np.i
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
+    rows, classes = logits.shape
+    other = 1 / (rows + classes)  # probability of each class that is not expected
+
     def loss(log_temperature: float) -> float:
         log_p = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -float(log_p[np.arange(len(expected)), expected].mean())
+        of_expected = log_p[np.arange(rows), expected]
+        return -float(((1 - classes * other) * of_expected + other * log_p.sum(axis=1)).mean())
 
     low, high = np.log(RANGE)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded")
