@@ -193,7 +193,7 @@ def run_one(name: str, method: str, seed: int) -> None:
     test = record.test
     print(json.dumps({
         "test": test.after, "before": test.before, "baselines": test.baseline,
-        "intervals": test.intervals, "best_step": record.best_step,
+        "intervals": test.intervals, "best_step": record.training.best_step,
         "seconds": sum(record.seconds.values()),
         "rows": {split: count.rows for split, count in record.ledger.splits.items()},
     }))  # fmt: skip
@@ -203,11 +203,11 @@ def cosine(name: str) -> dict[str, Any]:
     """Ranks the test candidates by the cosine of mean-pooled states of the frozen base."""
     import numpy as np
     import torch
-    from peftkit.metrics.ranking import ndcg, reciprocal_rank
     from torch.nn import functional as F
     from transformers import AutoModel
 
     from peftkit.bases.opening import open_base
+    from peftkit.metrics.ranking import ndcg, reciprocal_rank
 
     task = recipe(name, "lora", 0).task
     base = open_base(recipe(name, "lora", 0).base)

@@ -76,7 +76,7 @@ def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
 
 
 def written_scores(score: Score, task: Task) -> tuple[str, ...]:
-    """Names of a score's metrics of written texts."""
+    """Returns the names of those metrics in a score that judge written texts."""
     names = task.writing.scores if task.writing else ()
     return tuple(name for name in names if name in score.metrics)
 

@@ -44,7 +44,7 @@ class BatchTargets(Protocol):
         """(outputs,) float32, weight of each output in the loss."""
 
     def units(self) -> Tensor:
-        """(examples,) int64, the number of each example's unit."""
+        """(examples,) int64, the id of the unit that each example belongs to."""
 
 
 class Loss:

@@ -117,7 +117,9 @@ class Parts:
         return np.array(self.columns, np.float64).T
 
     def _of_rows(self, labels: Any) -> Any:
-        """Turns expected and predicted labels, (entries, 2), into a sparse (rows, 3 labels)."""
+        """Turns expected and predicted labels, (entries, 2), into a sparse table of counts, (rows,
+        3 * num_labels).
+        """
         import numpy as np
         from scipy.sparse import csr_array
 

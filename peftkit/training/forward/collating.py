@@ -61,7 +61,7 @@ class Batch:
         return self.inputs.get(DECODER, self.input_ids).shape[1]
 
     def units(self) -> Tensor:
-        """(examples,) int64, the number of each example's unit."""
+        """(examples,) int64, the id of the unit that each example belongs to."""
         units = self.examples.units
         numbers = np.array(self.indices) if units is None else units[list(self.indices)]
         return torch.from_numpy(numbers).to(self.weights.device)
