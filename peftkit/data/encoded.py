@@ -43,8 +43,8 @@ class Examples:
     row_of: npt.NDArray[np.int64] | None = None
     """(examples,), index in `rows` of each example's row; None if each example is a row."""
     units: npt.NDArray[np.int64] | None = None
-    """(examples,), id of the unit that each example belongs to. A unit counts as one in `batch_size`, and its
-    examples are in one micro-batch. None if each example is its own unit."""
+    """(examples,), id of the unit that each example belongs to. A unit counts as one in
+    `batch_size`, and its examples are in one micro-batch. None if each example is its own unit."""
     columns: Mapping[str, Array | Ragged] = field(default_factory=dict)
     """Name -> column that the task reads, but the model does not. An array has one entry for each
     output, a `Ragged` one for each example."""
