@@ -46,7 +46,9 @@ class Decision:
 
     @property
     def described(self) -> str:
-        """The numbers as Markdown, such as `` `threshold` 0.41, 0.5 ``; empty if there are none."""
+        """The numbers as Markdown: the name of each in backticks, then its values; empty if there are
+        none.
+        """
         numbers = (
             f"`{name}` {', '.join(f'{value:.4g}' for value in values)}"
             for name, values in self.numbers.items()
