@@ -46,9 +46,7 @@ class Decision:
 
     @property
     def described(self) -> str:
-        """The numbers as Markdown: the name of each in backticks, then its values; empty if there are
-        none.
-        """
+        """The numbers as Markdown, each name in backticks before its values; empty without any."""
         numbers = (
             f"`{name}` {', '.join(f'{value:.4g}' for value in values)}"
             for name, values in self.numbers.items()
