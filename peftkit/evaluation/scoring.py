@@ -23,6 +23,8 @@ from peftkit.training.forward.engine import Engine
 
 REHEARSED = 8
 """Number of examples that `rehearsed_score` scores."""
+Kept = npt.NDArray[np.float32]
+"""(outputs, ...), the numbers that `Task.reduce_outputs` kept."""
 Keep = Callable[[Tensor, Tensor], Tensor]
 """Function (outputs, targets) -> numbers to keep for each output, (outputs, ...)."""
 
@@ -43,10 +45,7 @@ def evaluate(
     Raises:
         TrainingError: the model outputs NaN or infinity.
     """
-    kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
-    decision = decision or Decision()
-    score = task.metrics(kept, examples, engine.head, decision)
-    return replace(score, metrics={**score.metrics, **loss}, decision=decision)
+    return _evaluate(engine, examples, task, progress, lambda _: decision or Decision())
 
 
 def evaluate_and_decide(
@@ -58,8 +57,23 @@ def evaluate_and_decide(
     """Does the same as `evaluate` for the validation split, with the decision that `Task.decide`
     fits on it.
     """
+
+    def decide(kept: Kept) -> Decision:
+        return task.decide(kept, examples, engine.head) if task.decides else Decision()
+
+    return _evaluate(engine, examples, task, progress, decide)
+
+
+def _evaluate(
+    engine: Engine,
+    examples: Examples,
+    task: Task,
+    progress: Callable[[int], None] | None,
+    decide: Callable[[Kept], Decision],
+) -> Score:
+    """The score of a model with the decision that `decide` returns for its kept outputs."""
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
-    decision = task.decide(kept, examples, engine.head) if task.decides else Decision()
+    decision = decide(kept)
     score = task.metrics(kept, examples, engine.head, decision)
     return replace(score, metrics={**score.metrics, **loss}, decision=decision)
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftkit.tasks.losses import Loss
+from peftkit.tasks.losses import Loss, weight_of
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Examples
@@ -40,9 +39,7 @@ class LabelSetCrossEntropy(Loss):
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
         """The number of texts; the windows of one text count as one."""
-        if examples.weights is None:
-            return float(len(indices))
-        return float(np.sum(examples.weights[list(indices)], dtype=np.float64))
+        return weight_of(examples, indices)
 
     def plain(self) -> LabelSetCrossEntropy:
         """The same loss without label smoothing and without weights."""

@@ -114,7 +114,7 @@ class SquaredError(Loss):
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The squared errors, (outputs,)."""
-        return (outputs - targets).square().sum(dim=-1)
+        return (outputs.float() - targets).square().sum(dim=-1)
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
         """The sum of the weights of the examples' outputs."""
@@ -127,7 +127,7 @@ class BinaryCrossEntropies(Loss):
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The sums of cross-entropies, (outputs,)."""
-        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        losses = F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none")
         return losses.sum(dim=-1)
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
@@ -157,7 +157,8 @@ def weight_of(examples: Examples, indices: Sequence[int]) -> float:
     spans = [examples.outputs_of(index) for index in indices]
     if examples.weights is None:
         return float(sum(span.stop - span.start for span in spans))
-    return float(np.concatenate([examples.weights[span] for span in spans]).sum())
+    weights = np.concatenate([examples.weights[span] for span in spans])
+    return float(weights.sum(dtype=np.float64))
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -21,39 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftkit.tasks.losses import BatchTargets, Loss
+from peftkit.tasks.losses import BatchTargets, BinaryCrossEntropies, Loss, SquaredError
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Examples
 
 Objective = Literal["squared_error", "binary", "pairwise", "listwise"]
-
-
-@dataclass(frozen=True)
-class SquaredScoreError(Loss):
-    """The mean squared error of the scores."""
-
-    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The squared errors, (outputs,)."""
-        return (outputs.float() - targets).square().squeeze(1)
-
-    def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """Number of pairs."""
-        return float(len(indices))
-
-
-@dataclass(frozen=True)
-class BinaryScoreEntropy(Loss):
-    """The mean binary cross-entropy of the scores' sigmoids."""
-
-    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropies, (outputs,)."""
-        losses = F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none")
-        return losses.squeeze(1)
-
-    def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """Number of pairs."""
-        return float(len(indices))
 
 
 class _GroupLoss(Loss):
@@ -106,8 +79,8 @@ class ListwiseSoftmax(_GroupLoss):
 def loss_of(objective: Objective) -> Loss:
     """Returns the loss of an objective."""
     losses: dict[Objective, Loss] = {
-        "squared_error": SquaredScoreError(),
-        "binary": BinaryScoreEntropy(),
+        "squared_error": SquaredError(),
+        "binary": BinaryCrossEntropies(),
         "pairwise": PairwiseLogistic(),
         "listwise": ListwiseSoftmax(),
     }

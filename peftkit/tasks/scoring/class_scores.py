@@ -14,6 +14,7 @@ from peftkit.metrics.calibration import expected_calibration_error
 from peftkit.metrics.classification import ClassificationScores, classification_scores
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
+from peftkit.tasks.scoring.row_outputs import text_of
 
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
@@ -110,7 +111,7 @@ def _mistakes(
     return tuple(
         Mistake(
             row=row.number,
-            text="\n".join(filter(None, (row.values["text"], row.values.get("text_pair")))),
+            text=text_of(row),
             expected=head.labels[expected[index]],
             predicted=head.labels[predicted[index]],
             probability=float(probabilities[index]),

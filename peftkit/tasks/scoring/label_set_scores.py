@@ -14,6 +14,7 @@ from peftkit.metrics.label_sets import best_threshold, per_label
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.reading.label_sets import NONE, joined
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
+from peftkit.tasks.scoring.row_outputs import text_of
 
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
@@ -128,9 +129,7 @@ def _mistakes(
     return tuple(
         Mistake(
             row=rows[index].number,
-            text="\n".join(
-                filter(None, (rows[index].values["text"], rows[index].values.get("text_pair")))
-            ),
+            text=text_of(rows[index]),
             expected=named(expected[index]),
             predicted=named(predicted[index]),
             probability=float(certain[index]),

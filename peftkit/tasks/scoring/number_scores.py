@@ -13,6 +13,7 @@ from peftkit.metrics.correlation import spearman_parts
 from peftkit.metrics.metric import Metric
 from peftkit.metrics.regression import r2_parts
 from peftkit.tasks.score import Mistake, Parts, Score, ScoreTable
+from peftkit.tasks.scoring.row_outputs import text_of
 
 Floats = npt.NDArray[np.float64]
 GROUPS = 5
@@ -79,9 +80,7 @@ def largest_errors(expected: Floats, predicted: Floats, rows: Sequence[Row]) -> 
     return tuple(
         Mistake(
             row=rows[index].number,
-            text="\n".join(
-                filter(None, (rows[index].values["text"], rows[index].values.get("text_pair")))
-            ),
+            text=text_of(rows[index]),
             expected=number_text(expected[index]),
             predicted=number_text(predicted[index]),
             error=float(errors[index]),

@@ -1,4 +1,4 @@
-"""Combines the outputs of a row's windows."""
+"""What a row's examples have in common: outputs, target and text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from peftkit.data.encoded import Examples
 from peftkit.data.ragged import Array
+from peftkit.data.rows import Row
 
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
@@ -35,3 +36,8 @@ def row_targets(examples: Examples) -> Array:
     first = np.unique(examples.row_of, return_index=True)[1]
     targets: Array = examples.targets[first]
     return targets
+
+
+def text_of(row: Row) -> str:
+    """Returns a row's text; of a pair, both texts, one a line."""
+    return "\n".join(filter(None, (row.values["text"], row.values.get("text_pair"))))
