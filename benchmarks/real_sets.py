@@ -1,10 +1,10 @@
 """Results on public data sets, beside plain HF Trainer + PEFT: tables for docs/results.md.
 
-    python benchmarks/real_sets.py wnut17|ranking --data FOLDER [--report]
+    python benchmarks/real_sets.py wnut17|ranking --data FOLDER [--jobs 2] [--report]
 
 Each table is one command. It appends a line for each run to benchmarks/real_sets.jsonl, skips runs
 that are there, and so continues where it stopped. FOLDER holds wnut17/, xquad/ and banking77/.
-Every run is a process of its own, two CPU threads, one after the other.
+Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -60,11 +61,11 @@ def recipe(name: str, method: str, seed: int) -> Recipe:
         "lora": (LORA, 1e-3), "full": (FullFineTuning(), 2e-4),
     }  # fmt: skip
     chosen, rate = methods[method]
-    training = Training(learning_rate=rate, threads=2, early_stopping_patience=0)
+    training = Training(learning_rate=rate, threads=1, early_stopping_patience=0)
     if name == "wnut17":
         base = MINILM
         task: Task = TokenClassification(data=TaggedWords(path=str(WORK / "wnut17")))
-        training = training.with_(num_epochs=6, batch_size=16)
+        training = training.with_(num_epochs=4, batch_size=16)
     else:
         base = MINILM if name == "banking77" else E5
         task = ranking_task(name, base)
@@ -173,7 +174,8 @@ def jobs(table: str, folder: Path) -> Iterator[Job]:
             if seed == 0:
                 for method in ("lora", "full"):
                     peer = [sys.executable, str(HERE / "hf_tasks.py"), "wnut17", method]
-                    yield "wnut17", f"hf {method}", 0, [*peer, "--data", str(folder)]
+                    options = ["--data", str(folder), "--threads", "1"]
+                    yield "wnut17", f"hf {method}", 0, [*peer, *options]
     if table == "ranking":
         for name in ("xquad-en", "xquad-zh", "banking77"):
             yield name, "cosine", 0, [*ours, name, "cosine", "0"]
@@ -252,18 +254,25 @@ def main(arguments: argparse.Namespace) -> None:
             write_ranking(name, arguments.data)
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {(r["name"], r["method"], r["seed"]) for r in map(json.loads, lines)}
-    for name, method, seed, command in jobs(arguments.table, arguments.data):
-        if (name, method, seed) in done or arguments.report:
-            continue
-        started = time.perf_counter()
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        row = {"table": arguments.table, "name": name, "method": method, "seed": seed,
-               "commit": commit(), "wall_seconds": round(time.perf_counter() - started),
-               **json.loads(output.splitlines()[-1])}  # fmt: skip
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row)[:200], flush=True)
+    due = [] if arguments.report else list(jobs(arguments.table, arguments.data))
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows = [pool.submit(row_of, arguments.table, job) for job in due if job[:3] not in done]
+        for finished in as_completed(rows):
+            line = json.dumps(finished.result())
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            print(line[:200], flush=True)
     report(arguments.table)
+
+
+def row_of(table: str, job: Job) -> dict[str, Any]:
+    """Runs a job in a process of its own; returns its row."""
+    name, method, seed, command = job
+    started = time.perf_counter()
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    row = {"table": table, "name": name, "method": method, "seed": seed, "commit": commit()}
+    seconds = round(time.perf_counter() - started)
+    return {**row, "wall_seconds": seconds, **json.loads(output.splitlines()[-1])}
 
 
 def commit() -> str:
@@ -300,6 +309,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("table", nargs="?", choices=("wnut17", "ranking"), default="wnut17")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--run", nargs=3, metavar=("NAME", "METHOD", "SEED"))
     main(parser.parse_args())
