@@ -134,7 +134,8 @@ def main(arguments: argparse.Namespace) -> None:
     trainer = Trainer(
         model,
         TrainingArguments(
-            f"/tmp/hf_tasks/{task}_{arguments.method}_{arguments.seed}", num_train_epochs=EPOCHS[task], seed=arguments.seed,
+            f"/tmp/hf_tasks/{task}_{arguments.method}_{arguments.seed}",
+            num_train_epochs=EPOCHS[task], seed=arguments.seed,
             per_device_train_batch_size=BATCH[task], per_device_eval_batch_size=64,
             learning_rate=RATES[arguments.method], warmup_ratio=0.06, weight_decay=0.01,
             eval_strategy="epoch", save_strategy="best", save_total_limit=1,

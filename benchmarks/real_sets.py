@@ -268,9 +268,9 @@ def main(arguments: argparse.Namespace) -> None:
 def row_of(table: str, job: Job) -> dict[str, Any]:
     """Runs a job in a process of its own; returns its row."""
     name, method, seed, command = job
+    row = {"table": table, "name": name, "method": method, "seed": seed, "commit": commit()}
     started = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    row = {"table": table, "name": name, "method": method, "seed": seed, "commit": commit()}
     seconds = round(time.perf_counter() - started)
     return {**row, "wall_seconds": seconds, **json.loads(output.splitlines()[-1])}
 
