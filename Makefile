@@ -45,7 +45,7 @@ compare: .venv/installed-chat  ## PEFT against full fine-tuning, hours: DATA=fol
 	for task in rotten_tomatoes banking77 banking77_pooled synopses; do \
 		$(BIN)/python benchmarks/peft_vs_full.py $$task --data $(DATA) || exit 1; done
 
-speed: .venv/installed-chat .venv-peers/installed  ## beside peers, DATA=banking77's folder; writes to benchmarks/README.md
+speed: .venv/installed-chat .venv-peers/installed  ## beside peers, DATA=folder of data sets; writes to benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA))
 
 clean:

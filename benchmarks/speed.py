@@ -2,11 +2,12 @@
 
     sh benchmarks/peers.sh
     python benchmarks/speed.py [--steps 20] [--warmup 3] [--only W1a,W2]
-                               [--variants "HF default,TRL packing"] [--data BANKING77_FOLDER]
+                               [--variants "HF default,TRL packing"] [--data FOLDER]
 
 Every variant is a process of its own (speed_peer.py), and they take turns: while one does an
 optimizer step, the others wait. peftkit runs beside two peers at a time, and always. Writes
 benchmarks/speed.json, speed.png and its part of README.md; what is not measured anew is kept.
+FOLDER holds banking77/ and wnut17/.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import speed_peer
 import speed_report
 from speed_workloads import (
+    FROM_FOLDER,
     HELD_OUT,
     HERE,
     MATMUL,
@@ -36,7 +38,6 @@ from speed_workloads import (
     VARIANTS,
     WORKLOADS,
     Workload,
-    banking,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
     results: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in arguments.only:
         workload = WORKLOADS[name]
-        if workload.rows is banking and not arguments.data:
+        if workload.rows in FROM_FOLDER and not arguments.data:
             print(f"{name} needs --data", flush=True)
             continue
         print(f"{name}: {workload.title}", flush=True)
@@ -87,7 +88,7 @@ def prepare_work(
         sys.exit(f"an epoch has {per_epoch} steps; lower --steps")
     work: dict[str, Any] = {
         "base": workload.base,
-        "chat": workload.chat,
+        "kind": workload.kind,
         "data": str(scratch),
         "batch_size": workload.batch_size,
         "learning_rate": workload.learning_rate,
@@ -135,14 +136,16 @@ def write_rows(workload: Workload, scratch: Path, data: Path) -> int:
     return num_rows
 
 
-def labels_of(examples: Any, example: int) -> list[int] | int:
-    """As HF takes them: peftkit reads an output where it predicts a token, HF wants that token."""
+def labels_of(examples: Any, example: int, kind: str) -> list[int] | int:
+    """As HF takes them. Where a token is predicted, peftkit counts the place that predicts it, HF
+    the token's own.
+    """
     targets = examples.targets[examples.outputs_of(example)].tolist()
-    if examples.read_at is None:
+    if kind == "text":
         return int(targets[0])
     labels = [-100] * len(examples.input_ids[example])
     for place, target in zip(examples.read_at[example][:, 0], targets, strict=True):
-        labels[place + 1] = target
+        labels[place + (kind == "chat")] = target
     return labels
 
 
@@ -158,7 +161,7 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "input_ids": ids.tolist(),
-            "labels": labels_of(examples, example),
+            "labels": labels_of(examples, example, work["kind"]),
         }
         for example, ids in enumerate(examples.input_ids)
     ]
@@ -382,7 +385,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--only", type=names, default=list(WORKLOADS))
     parser.add_argument("--variants", type=names, default=list(VARIANTS))
-    parser.add_argument("--data", default="", help="folder with banking77's train.csv, test.csv")
+    parser.add_argument("--data", default="", help="folder with banking77/ and wnut17/")
     return parser.parse_args()
 
 

@@ -59,10 +59,7 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }} {{ eos_token }} {% endfor 
 class Random(Workload):
     """Random words for a Llama with random weights."""
 
-    @property
-    def chat(self) -> bool:
-        """It is a language model's."""
-        return True
+    kind: str = "chat"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -174,7 +171,7 @@ def prepare_work(
     if arguments.quantization != "none":
         precision = {"quantization": arguments.quantization, "double_quant": True}
     work: dict[str, Any] = {
-        "base": workload.base, "chat": True, "data": str(scratch), "device": arguments.device,
+        "base": workload.base, "kind": "chat", "data": str(scratch), "device": arguments.device,
         "dtype": "bfloat16" if arguments.device == "cuda" else "float32",
         "precision": precision, "lora": LORA, "max_length": LONGEST + 8, "matmul_tokens": 8192,
         "training": {"gradient_checkpointing": arguments.checkpointing},

@@ -24,6 +24,12 @@ NEVER = 10**6
 """Steps between validations: the peers have none."""
 TOKENS = 1024
 """Rows of the matrix products by which the processor's rate is known."""
+HF = {
+    "text": ("AutoModelForSequenceClassification", "SEQ_CLS", "DataCollatorWithPadding"),
+    "words": ("AutoModelForTokenClassification", "TOKEN_CLS", "DataCollatorForTokenClassification"),
+    "chat": ("AutoModelForCausalLM", "CAUSAL_LM", "DataCollatorForSeq2Seq"),
+}
+"""What an example is -> class of the model in transformers, PEFT's task type, collator."""
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """BERT's; SmolLM2 has none. peftkit does the same for `Training(dropout=0)`."""
 
@@ -110,13 +116,8 @@ def versions() -> dict[str, str]:
 
 def recipe_of(work: dict[str, Any], method: Any) -> Any:
     """The recipe of a workload with a method."""
-    from peftkit import Base, Chat, Conversations, Data, Recipe, TextClassification, Training
+    from peftkit import Base, Recipe, Training
 
-    if work["chat"]:
-        longest = work.get("max_length", 512)
-        task = Chat(data=Conversations(path=work["data"]), max_length=longest, samples=0)
-    else:
-        task = TextClassification(data=Data(path=work["data"]))
     training = Training(
         learning_rate=work["learning_rate"],
         batch_size=work["batch_size"],
@@ -128,7 +129,27 @@ def recipe_of(work: dict[str, Any], method: Any) -> Any:
         **work.get("training", {}),
     )
     base = Base(name_or_path=work["base"], **work.get("precision", {}))
-    return Recipe(base=base, task=task, method=method, training=training)
+    return Recipe(base=base, task=task_of(work), method=method, training=training)
+
+
+def task_of(work: dict[str, Any]) -> Any:
+    """The task of a workload."""
+    from peftkit import (
+        Chat,
+        Conversations,
+        Data,
+        TaggedWords,
+        TextClassification,
+        TokenClassification,
+    )
+
+    path = work["data"]
+    if work["kind"] == "chat":
+        longest = work.get("max_length", 512)
+        return Chat(data=Conversations(path=path), max_length=longest, samples=0)
+    if work["kind"] == "words":
+        return TokenClassification(data=TaggedWords(path=path))
+    return TextClassification(data=Data(path=path))
 
 
 def method_of(work: dict[str, Any], name: str) -> tuple[type[Any], dict[str, Any]]:
@@ -212,8 +233,7 @@ def hf(work: dict[str, Any], method: str, options: dict[str, Any], turns: Turns)
     grouped = options.pop("group_by_length", False)
     order = grouped_order(work) if grouped else work["order"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(work["folder"])
-    name = "DataCollatorForSeq2Seq" if work["chat"] else "DataCollatorWithPadding"
-    collator = getattr(transformers, name)
+    collator = getattr(transformers, HF[work["kind"]][2])
     trainer = trainer_in_turns(Trainer, turns)(
         model=peer_model(work, method),
         args=TrainingArguments(**arguments_of(work), **options),
@@ -246,19 +266,19 @@ def trl(work: dict[str, Any], method: str, options: dict[str, Any], turns: Turns
 def peer_model(work: dict[str, Any], method: str) -> Any:
     """The base with PEFT's LoRA on the layers that peftkit adapts, or whole."""
     import torch
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    kind = AutoModelForCausalLM if work["chat"] else AutoModelForSequenceClassification
+    name, task_type, _ = HF[work["kind"]]
     options: dict[str, Any] = {}
-    if not work["chat"]:
+    if work["kind"] != "chat":
         options = {"num_labels": work["num_labels"], **NO_DROPOUT}
     if work.get("precision", {}).get("quantization"):
         options = {"quantization_config": four_bits(), "device_map": {"": 0}}
     dtype = getattr(torch, work.get("dtype", "float32"))
+    kind = getattr(transformers, name)
     model = kind.from_pretrained(work["folder"], dtype=dtype, **options)
     if method == "lora":
-        task_type = "CAUSAL_LM" if work["chat"] else "SEQ_CLS"
         config = LoraConfig(
             **work.get("lora", LORA), target_modules=work["layers"], task_type=task_type
         )

@@ -48,7 +48,7 @@ process's peak while it trains, loading left out.
 - **largest difference of the loss** is that of any step from peftkit's, relative, where the batches
   are the same.
 
-`make speed DATA=FOLDER_OF_BANKING77` measures all of it again.
+`make speed DATA=FOLDER` measures all of it again.
 """
 HEADER = (
     "| | tokens per CPU-s | of peftkit's | of the floor | CPU-s per step (p10-p90) | s per step "

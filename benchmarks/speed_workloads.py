@@ -18,7 +18,7 @@ LONGEST_REVIEW = 256
 HELD_OUT = 8
 """Rows of the validation and of the test split, which are scored outside the timed steps."""
 
-Row = dict[str, str]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Workload:
     title: str
     base: str
     rows: Callable[[Path], list[Row]]
-    """Rows from the folder of banking77: those to train on, then twice `HELD_OUT`."""
+    """Rows from the folder of data sets: those to train on, then twice `HELD_OUT`."""
     batch_size: int
     learning_rate: float
     peers: tuple[str, ...]
@@ -77,10 +77,8 @@ class Workload:
     epochs: int = 0
     """Turns are whole epochs, so many; single steps if 0."""
 
-    @property
-    def chat(self) -> bool:
-        """Whether it is a conversation, and not a text with a label."""
-        return self.base == SMOLLM2
+    kind: str = "text"
+    """What an example is: a `text` with a label, `words` with tags, or a `chat`."""
 
 
 def reviews(source: str, count: int) -> list[Row]:
@@ -144,7 +142,7 @@ def rotten_tomatoes(_: Path) -> list[Row]:
 
 def banking(data: Path) -> list[Row]:
     """A sample of banking77's questions with their intents, as many as make whole batches."""
-    with (data / "train.csv").open(encoding="utf-8", newline="") as file:
+    with (data / "banking77" / "train.csv").open(encoding="utf-8", newline="") as file:
         rows = different(list(csv.DictReader(file)))
     return [
         {"text": row["text"], "label": row["category"]}
@@ -152,14 +150,27 @@ def banking(data: Path) -> list[Row]:
     ]
 
 
+def named_entities(data: Path) -> list[Row]:
+    """A sample of WNUT17's sentences with their tags, as many as make whole batches."""
+    from peftkit import TaggedWords
+    from peftkit.data.reading import read_source
+
+    table = read_source(TaggedWords(path=str(data / "wnut17")))["train"]
+    rows = [{"tokens": row["tokens"], "labels": row["labels"]} for _, row in table.rows]
+    unlike = list({" ".join(row["tokens"]).casefold(): row for row in rows}.values())
+    return random.Random(0).sample(unlike, 3200 + 2 * HELD_OUT)
+
+
+FROM_FOLDER = (banking, named_entities)
+"""Rows that no package ships."""
 WORKLOADS = {
     "W1a": Workload(
         "SmolLM2-135M, LoRA, short answers (400 reviews, half Rotten Tomatoes, half IMDB)",
-        SMOLLM2, rated, 8, 1e-3, OF_CHAT,
+        SMOLLM2, rated, 8, 1e-3, OF_CHAT, kind="chat",
     ),
     "W1b": Workload(
         "SmolLM2-135M, LoRA, long answers (the same reviews)",
-        SMOLLM2, written, 8, 1e-3, OF_CHAT,
+        SMOLLM2, written, 8, 1e-3, OF_CHAT, kind="chat",
     ),
     "W2": Workload(
         "MiniLM, LoRA (2,000 Rotten Tomatoes reviews)",
@@ -176,6 +187,10 @@ WORKLOADS = {
     ),
     "W1a-full": Workload(
         "SmolLM2-135M, full fine-tuning (the reviews of W1a)",
-        SMOLLM2, rated, 8, 1e-4, ("peftkit LoRA",), method="full",
+        SMOLLM2, rated, 8, 1e-4, ("peftkit LoRA",), method="full", kind="chat",
+    ),
+    "W5": Workload(
+        "MiniLM, LoRA, a tag for each word (3,200 sentences of WNUT17)",
+        MINILM, named_entities, 32, 1e-3, OF_TRAINER, kind="words",
     ),
 }  # fmt: skip
