@@ -49,7 +49,7 @@ class Turns:
         self.steps = 0
         self.losses: list[float] = []
         self.counts = {"useful_tokens": 0, "padded_tokens": 0, "examples": 0}
-        self.peak_loading_mb = 0.0
+        self.peak_loading_mb = self.loaded_mb = 0.0
 
     def begin(self) -> None:
         """Training is about to begin: everything is loaded."""
@@ -57,6 +57,7 @@ class Turns:
         if self.cuda:
             self.cuda.reset_peak_memory_stats()
         Path("/proc/self/clear_refs").write_text("5")  # from here on the peak of training alone
+        self.loaded_mb = resident_memory_mb()
         self._answer({"ready": True})
         self._wait()
 
@@ -82,7 +83,11 @@ class Turns:
 
     def finish(self, **found: Any) -> None:
         """Sums up; the peak is that of the steps, without what comes before and after them."""
-        peaks = {"peak_memory_mb": self.peak_mb, "peak_with_loading_mb": self.peak_loading_mb}
+        peaks = {
+            "peak_memory_mb": self.peak_mb,
+            "peak_with_loading_mb": self.peak_loading_mb,
+            "loaded_mb": self.loaded_mb,
+        }
         if self.cuda:
             peaks["allocated_gib"] = self.cuda.max_memory_allocated() / 2**30
             peaks["reserved_gib"] = self.cuda.max_memory_reserved() / 2**30
@@ -104,6 +109,12 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def resident_memory_mb() -> float:
+    """Memory resident in this process now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
 def versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for name in ("torch", "transformers", "peft", "trl"):
@@ -120,6 +131,7 @@ def recipe_of(work: dict[str, Any], method: Any) -> Any:
 
     training = Training(
         learning_rate=work["learning_rate"],
+        head_learning_rate=work["learning_rate"],  # HF has one rate
         batch_size=work["batch_size"],
         num_epochs=max(1, math.ceil(work["steps"] * work["batch_size"] / work["num_rows"])),
         max_steps=work["steps"],

@@ -30,7 +30,8 @@ processor multiplied matrices of the model's own shapes in the same run: for eac
 padding 4 floating-point operations per frozen weight of the linear layers that it passes (forward,
 and the gradient of the input), 6 where weights are trained, and of a language model's output layer
 only for tokens with a label. The picture has the floor of peftkit's own bar. Memory is the
-process's peak while it trains, loading left out.
+process's peak while it trains, loading left out; where it was measured too, how much of that is
+above what the process held when training began.
 
 {parts}
 ### What the variants are
@@ -119,10 +120,18 @@ def steps_line(name: str, variant: dict[str, Any]) -> str:
         f"{cpu['median']:.2f} ({cpu['p10']:.2f}-{cpu['p90']:.2f})",
         f"{wall['median']:.2f}",
         padding(variant["padding"]),
-        f"{variant['peak_memory_mb'] / 1000:.1f} GB",
+        memory(variant),
         "" if difference is None else f"{difference:.0e}" if difference else "0",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def memory(variant: dict[str, Any]) -> str:
+    """Peak while training, and how much of it came after loading, where that was measured."""
+    peak = f"{variant['peak_memory_mb'] / 1000:.1f} GB"
+    if loaded := variant.get("loaded_mb"):
+        peak += f" ({variant['peak_memory_mb'] - loaded:.0f} MB above the loaded model)"
+    return peak
 
 
 def padding(of_given: float) -> str:
