@@ -1,6 +1,7 @@
 """Parameter-efficient methods against full fine-tuning, each at its best rate, with three seeds.
 
-    python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
+    python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses|
+                                      banking77_heads_own|banking77_heads_mean
                                       [--data FOLDER] [--only full,lora] [--dry-run | --report]
 
 Goes on where it was broken off, in runs/peft_vs_full/TASK. When all methods are through, copies
@@ -106,9 +107,13 @@ def intents(folder: Path) -> Task:
     return TextClassification(data=data)
 
 
-def pooled_intents(folder: Path) -> Task:
+def all_intents(folder: Path) -> Task:
     data = Data(path=str(folder / "banking77"), label="category", validation_fraction=0.05)
-    return TextClassification(data=data, pooling="mean")
+    return TextClassification(data=data)
+
+
+def pooled_intents(folder: Path) -> Task:
+    return all_intents(folder).with_(pooling="mean")
 
 
 def synopses(folder: Path) -> Task:
@@ -136,17 +141,19 @@ def synopses(folder: Path) -> Task:
 
 
 TWICE = Training(num_epochs=2, batch_size=32)
+THRICE = Training(num_epochs=3, batch_size=32)
+LORA_AND_FULL = {name: ENCODER[name] for name in ("full", "lora")}
 COMPARISONS = {
     "rotten_tomatoes": Comparison(MINILM, reviews, ENCODER, TWICE),
-    "banking77": Comparison(
-        MINILM, intents, ENCODER, Training(num_epochs=3, batch_size=32), num_trials=6
-    ),
+    "banking77": Comparison(MINILM, intents, ENCODER, THRICE, num_trials=6),
     "banking77_pooled": Comparison(
         MINILM,
         pooled_intents,
         {name: ENCODER[name] for name in POOLED},
-        Training(num_epochs=3, batch_size=32),
+        THRICE,
     ),
+    "banking77_heads_own": Comparison(MINILM, all_intents, LORA_AND_FULL, THRICE, num_trials=1),
+    "banking77_heads_mean": Comparison(MINILM, pooled_intents, LORA_AND_FULL, THRICE, num_trials=1),
     "synopses": Comparison(
         SMOLLM,
         synopses,
