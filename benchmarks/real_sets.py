@@ -1,10 +1,12 @@
 """Results on public data sets, beside plain HF Trainer + PEFT: tables for docs/results.md.
 
-    python benchmarks/real_sets.py wnut17|ranking --data FOLDER [--jobs 2] [--report]
+    python benchmarks/real_sets.py wnut17|ranking|chinese --data FOLDER [--jobs 2] [--report]
 
 Each table is one command. It appends a line for each run to benchmarks/real_sets.jsonl, skips runs
 that are there, and so continues where it stopped. FOLDER holds wnut17/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
+`chinese` needs no FOLDER: it runs recipes/intents_zh.py and entities_zh.py at two learning rates,
+among which the validation score is to choose.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from runpy import run_path
 from statistics import mean
 from typing import Any
 
@@ -43,6 +46,8 @@ WORK = Path("runs/real_sets")
 MINILM, E5 = "packaged:minilm-l6", "packaged:multilingual-e5-small"
 LORA = LoRA(r=8, lora_alpha=16, target_modules="all-linear")
 SEEDS = (0, 1, 2)
+CHINESE = ("intents_zh", "entities_zh")
+CHINESE_RATES = (1e-3, 3e-3)
 CANDIDATES = 20
 """Texts among which one is right."""
 TRAINED = 5
@@ -57,6 +62,10 @@ Job = tuple[str, str, int, list[str]]
 
 def recipe(name: str, method: str, seed: int) -> Recipe:
     """Returns the recipe of a run; ranking data must have been written."""
+    if name in CHINESE:
+        recipe = run_path(str(HERE.parent / "recipes" / f"{name}.py"))["recipe"]()
+        training = recipe.training.with_(threads=1, learning_rate=float(method.split()[1]))
+        return recipe.with_(training=training, seed=seed)
     methods: dict[str, tuple[Method, float]] = {
         "lora": (LORA, 1e-3), "full": (FullFineTuning(), 2e-4),
     }  # fmt: skip
@@ -180,6 +189,10 @@ def jobs(table: str, folder: Path) -> Iterator[Job]:
         for name in ("xquad-en", "xquad-zh", "banking77"):
             yield name, "cosine", 0, [*ours, name, "cosine", "0"]
             yield name, "lora", 0, [*ours, name, "lora", "0"]
+    if table == "chinese":
+        for name in CHINESE:
+            for rate in CHINESE_RATES:
+                yield name, f"lora {rate:g}", 0, [*ours, name, f"lora {rate:g}", "0"]
 
 
 def run_one(name: str, method: str, seed: int) -> None:
@@ -190,12 +203,13 @@ def run_one(name: str, method: str, seed: int) -> None:
     from peftkit.run import run
 
     folder = WORK / "runs" / f"{name}_{method}_{seed}_{int(time.time())}"
-    record = run(recipe(name, method, seed), str(folder), frozen_probe=False).record
+    record = run(recipe(name, method, seed), str(folder), frozen_probe=name == "intents_zh").record
     assert record is not None
     test = record.test
     print(json.dumps({
         "test": test.after, "before": test.before, "baselines": test.baseline,
-        "intervals": test.intervals, "best_step": record.training.best_step,
+        "intervals": test.intervals, "validation": record.training.best_value,
+        "best_step": record.training.best_step,
         "seconds": sum(record.seconds.values()),
         "rows": {split: count.rows for split, count in record.ledger.splits.items()},
     }))  # fmt: skip
@@ -307,7 +321,9 @@ def main_score(row: dict[str, Any]) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("table", nargs="?", choices=("wnut17", "ranking"), default="wnut17")
+    parser.add_argument(
+        "table", nargs="?", choices=("wnut17", "ranking", "chinese"), default="wnut17"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--report", action="store_true")
