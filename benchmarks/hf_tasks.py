@@ -151,8 +151,7 @@ def main(arguments: argparse.Namespace) -> None:
     trainer.train()
     seconds = time.perf_counter() - started
     found = {name: trainer.evaluate(splits[name])["eval_score"] for name in ("validation", "test")}
-    row = {"task": task, "method": arguments.method, "seed": arguments.seed, **found}
-    print(json.dumps({**row, "training_seconds": round(seconds)}))
+    print(json.dumps({**found, "training_seconds": round(seconds)}))
 
 
 def base_folder() -> str:
