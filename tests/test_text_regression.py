@@ -358,7 +358,7 @@ COMMAS = {
     "one decimal": ("2 1,5 3 4", "has `1,5` in line 3; `task.data.decimal` is `.` (1 such line)"),
     "perhaps thousands": (
         "1,000 850 2,250 3 4 5",
-        "`1,000` in line 2, 1 or 1000 with a separator of thousands; `task.data.decimal` is `.`",
+        "in line 2, which may be 1, or 1000 with thousands set off; `task.data.decimal` is `.`",
     ),
 }
 

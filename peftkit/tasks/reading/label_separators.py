@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from peftkit.data.column_looks import Column
+from peftkit.data.column_looks import Column, number_in
 from peftkit.data.rows import Table
 from peftkit.errors import DataError, quoted
 from peftkit.tasks.reading.label_sets import (
@@ -111,6 +111,8 @@ def are_separated_labels(column: Column) -> bool:
     """
     present = [str(value).strip() for value in column.present if _has_label(value)]
     texts = set(present)
+    if sum(number_in(text) is not None for text in texts) > len(texts) / 2:
+        return False
     for mark in (*SEPARATORS, *OTHERS):
         sets = [split_labels(text, mark) for text in present]
         distinct = {label for labels in sets for label in labels}

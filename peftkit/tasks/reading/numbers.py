@@ -82,7 +82,7 @@ def check_decimal_mark(tables: Mapping[str, Table], column: str, decimal: str) -
     if not found:
         return
     table, row, text, theirs, own = found[0]
-    may_be = "" if own is None else f", {theirs:g} or {own:g} with a separator of thousands"
+    may_be = "" if own is None else f", which may be {theirs:g}, or {own:g} with thousands set off"
     raise DataError(
         f"`{table.name}`: column `{column}` has `{text:.40}` in {table.unit} {row}{may_be}; "
         f"`task.data.decimal` is `{decimal}` ({plural(len(found), f'such {table.unit}')})",
