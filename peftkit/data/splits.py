@@ -148,8 +148,8 @@ def _malformed_hint(
         skip = "correct them, or skip them: `--task.data.malformed skip`"
         return f"{encoding}; {skip}" if encoding else skip
     if encoding or not table.rows:
-        return encoding or "correct the rows"
-    return f"check that the columns are the right ones: {_column_options(task)}"
+        return encoding or "correct them"
+    return f"correct them, or name other columns: {_column_options(task)}"
 
 
 def _column_options(task: RowContract) -> str:
