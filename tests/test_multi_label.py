@@ -69,6 +69,8 @@ SHAPES = {
     "semicolons": "; ".join,
     "bars": "|".join,
     "commas": ", ".join,
+    "wide semicolons": "\uff1b".join,
+    "commas of Chinese lists": "\u3001".join,
 }
 
 
@@ -84,7 +86,9 @@ def test_the_labels_are_the_same_in_every_shape(tmp_path, shape):
     of_text = {row["text"]: tuple(sorted(row["labels"])) for row in rows}
     read = [row for part in splits.named().values() for row in part]
     assert all(row.values["labels"] == of_text[row.values["text"]] for row in read)
-    mark = {"semicolons": ";", "bars": "|", "commas": ","}.get(shape)
+    marks = {"semicolons": ";", "bars": "|", "commas": ",", "wide semicolons": "\uff1b",
+             "commas of Chinese lists": "\u3001"}  # fmt: skip
+    mark = marks.get(shape)
     noted = [note for note in ledger.notes if "are separated at" in note]
     assert noted == ([f"the labels in column `labels` are separated at `{mark}`"] if mark else [])
 
@@ -197,23 +201,69 @@ def test_a_label_without_a_name_is_malformed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cells", "told"),
+    ("cells", "told", "mark"),
     [
-        (["Wales, UK", "England, UK", "Rome, Italy"], "`,` may"),
-        (["a; b, c", "a", "b", "c; a"], "`;`, `,` may"),
+        (["Wales, UK", "England, UK", "Rome, Italy"], "`,` may", ","),
+        (["a; b, c", "a", "b", "c; a"], "`;`, `,` may", ";"),
+        (["joy/fear", "joy", "fear", "-", "anger", "joy/fear/anger"], "`/` may", "/"),
+        (["joy fear", "joy", "fear", "", "anger", "joy fear anger"], "` ` may", " "),
     ],
 )
-def test_a_separator_that_is_not_clear_is_asked_for(tmp_path, cells, told):
+def test_a_separator_that_is_not_clear_is_asked_for(tmp_path, cells, told, mark):
     rows = [(f"text {n}", cells[n % len(cells)]) for n in range(60)]
     path = write_csv(tmp_path / "rows.csv", rows, header=("text", "labels"))
     with pytest.raises(DataError) as error:
         splits_of(path)
     assert "it is not clear what separates the labels in column `labels`" in error.value.message
     assert told in error.value.message
-    assert "--task.data.label-separator ';'" in error.value.hint
-    splits, _ = splits_of(path, label_separator=";")
-    whole = {part.strip() for cell in cells for part in cell.split(";")}
-    assert {one for row in splits.train for one in row.values["labels"]} == whole
+    assert f"--task.data.label-separator '{mark}'" in error.value.hint
+    for given in (mark, "\t"):
+        splits, _ = splits_of(path, label_separator=given)
+        whole = {part.strip() for cell in cells for part in cell.split(given)}
+        assert {one for row in splits.train for one in row.values["labels"]} == whole - {"-", ""}
+
+
+@pytest.mark.parametrize(
+    "labels", [("late delivery", "wrong delivery", "late refund"), ("sci/tech", "sci/fi", "tech")]
+)
+def test_labels_of_several_words_are_not_taken_apart(tmp_path, labels):
+    rows = [(f"text {n}", labels[n % 3]) for n in range(60)]
+    splits, _ = splits_of(write_csv(tmp_path / "rows.csv", rows, header=("text", "labels")))
+    assert {one for row in splits.train for one in row.values["labels"]} == set(labels)
+
+
+@pytest.mark.parametrize("word", ["(none)", "nan", "None", "NULL", "-", "n/a"])
+def test_a_word_for_no_label_is_no_label(tmp_path, word):
+    rows = [(row["text"], ";".join(row["labels"]) or word) for row in rows_of(80)]
+    without = sum(label == word for _, label in rows)
+    path = write_csv(tmp_path / "rows.csv", rows, header=("text", "labels"))
+    for fields in ({}, {"label_separator": ";"}):
+        splits, ledger = splits_of(path, **fields)
+        read = {one for row in splits.train for one in row.values["labels"]}
+        assert read == set(WORDS.values())
+        note = f"{without} rows of `{path}` have only `{word.lower()}` in column `labels`, which"
+        assert any(one.startswith(note) for one in ledger.notes)
+    lists = write_jsonl(
+        tmp_path / "rows.jsonl", [{**row, "labels": row["labels"] or [word]} for row in rows_of(80)]
+    )
+    assert any(", which stands for no label" in one for one in splits_of(lists)[1].notes)
+    write_csv(path, [*rows, ("more", f"joy;{word}")], header=("text", "labels"))
+    with pytest.raises(DataError) as error:
+        splits_of(path)
+    told = f"1 labels has `{word}`, which stands for no label, beside `joy` (line 82)"
+    assert told in error.value.message
+    names = {"joy": "joy", "fear": "fear", "anger": "anger", word: "calm"}
+    named = splits_of(path, label_names=names)[0]
+    assert "calm" in {one for row in named.train for one in row.values["labels"]}
+
+
+def test_a_row_without_the_key_is_malformed(tmp_path):
+    rows = [*rows_of(40), {"text": "null is given", "labels": None}]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, {"text": "no key"}])
+    with pytest.raises(DataError) as error:
+        splits_of(path)
+    assert "1 no `labels` (`[]` means no label) (line 42)" in error.value.message
+    assert splits_of(path, malformed="skip")[1].read[0].read == 42
 
 
 @pytest.mark.parametrize(

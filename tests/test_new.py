@@ -39,6 +39,7 @@ WORDS = [
     "never",
     "leave",
 ]
+MANY = [f"topic {letter}" for letter in "abcdefghijk"]
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 
 
@@ -129,6 +130,11 @@ SOUND = {
         pk.TextPairScoring,
         {"text": "user", "text_pair": "film", "score": "stars"},
     ),
+    "repeated questions with a score": (
+        {"id": "id", "question": tuple(f"what is {n}" for n in "abcdefghi"), "answer": "text",
+         "score": "01"},
+        pk.TextPairScoring, {"text": "question", "text_pair": "answer", "score": "score"},
+    ),
     "usual names among others": (
         {"title": "text", "text": "text", "source": "ab", "label": ("good", "bad")},
         pk.TextClassification, {"text": "text", "label": "label"},
@@ -203,6 +209,16 @@ def test_a_csv_gives_a_recipe(in_tmp, capsys, rng, shape):
             pk.MultiLabelClassification, {"text": "comment", "labels": "emotions"},
         ),
         (
+            lambda r: {"comment": text(r), "tags": "; ".join(r.sample(MANY, k=r.randint(1, 4)))},
+            pk.MultiLabelClassification, {"text": "comment", "labels": "tags"},
+        ),
+        (
+            lambda r: {"query id": (n := r.choice("0123456789")), "text": f"the question {n}",
+                       "text_pair": text(r), "score": r.random() > 0.5},
+            pk.TextPairScoring,
+            {"text": "text", "text_pair": "text_pair", "score": "score", "query": "query id"},
+        ),
+        (
             lambda r: {"text": text(r), "label": r.choice("ab"), "tags": several(r)},
             pk.TextClassification, {"text": "text", "label": "label"},
         ),
@@ -212,7 +228,8 @@ def test_a_csv_gives_a_recipe(in_tmp, capsys, rng, shape):
         ),
     ],
     ids=["messages", "ShareGPT", "instruction", "few instructions", "tokens", "label lists",
-         "label lists as text", "label and lists", "tokens and their text"],
+         "label lists as text", "many labels with `;`", "candidates of an id", "label and lists",
+         "tokens and their text"],
 )  # fmt: skip
 def test_json_lines_give_a_recipe(in_tmp, capsys, rng, row, task, expected):
     write_jsonl(in_tmp / "rows.jsonl", [row(rng) for _ in range(40)])
@@ -272,6 +289,20 @@ UNCLEAR = {
         {"text^label": "text"},
         ["--task Chat --task.data.text 'text^label'"],
     ),
+    "labels with a separator": (
+        {"text": "text", "labels": ("joy", "fear", "joy;fear", "joy;anger", "anger")},
+        [
+            "--task MultiLabelClassification --task.data.text text --task.data.labels labels",
+            "--task TextClassification --task.data.text text --task.data.label labels",
+        ],
+    ),
+    "few scores": (
+        {"text": "text", "score": "12345"},
+        [
+            "--task TextClassification --task.data.text text --task.data.label score",
+            "--task TextRegression --task.data.text text --task.data.score score",
+        ],
+    ),
     "a text with two scores": (
         {"my text": "text", "length": "score", "depth": "score"},
         [
@@ -297,6 +328,62 @@ def test_what_is_not_clear_is_asked(in_tmp, capsys, rng, shape, bases):
         fields = re.findall(r"--task\.data\.(\w+) ('.*'|\w+)", choice)
         assert all(getattr(recipe.task.data, name) == v.strip("'") for name, v in fields)
         (in_tmp / "mine.py").unlink()
+
+
+SETTLED = {
+    "few numbers": ({"text": "text", "depth": "12345"}, "TextRegression", {"score": "depth"}),
+    "scores that number the rows": (
+        {"text": "text", "score": "id"}, "TextRegression", {"score": "score"},
+    ),
+    "labels and empty cells": (
+        {"text": "text", "tags": ("", "joy", "fear", "joy|fear")}, "MultiLabelClassification",
+        {"labels": "tags"},
+    ),
+    "a pair with other names": (
+        {"asked": ("where is it", "who is she", "what was that"), "told": "text", "class": "0123"},
+        "TextPairScoring", {"text": "asked", "text_pair": "told", "score": "class"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SETTLED)
+def test_a_task_settles_what_is_not_clear(in_tmp, capsys, rng, shape):
+    columns, task, expected = SETTLED[shape]
+    csv_of(rng, in_tmp / "rows.csv", columns)
+    recipe = written(capsys, in_tmp, "--data", "rows.csv", "--task", task)
+    assert recipe.task.kind() == task
+    assert {**recipe.task.columns, **expected} == recipe.task.columns
+
+
+def test_lists_that_repeat_a_label_are_labels_if_the_task_says_so(in_tmp, capsys, rng):
+    rows = [{"text": text(rng), "labels": [*several(rng), "love", "love"]} for _ in range(40)]
+    rows += [{"text": text(rng), "labels": ["fear"]} for _ in range(20)]
+    write_jsonl(in_tmp / "rows.jsonl", rows)
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.jsonl")
+    assert code == 2
+    choice = "--task MultiLabelClassification --task.data.text text --task.data.labels labels"
+    assert choice in error
+    assert written(capsys, in_tmp, "--data", "rows.jsonl", *shlex.split(choice))
+
+
+def test_decimal_commas_are_numbers_that_need_a_setting(in_tmp, capsys, rng):
+    columns = {"text": "text", "score": tuple(f"{n / 8:.3f}".replace(".", ",") for n in range(40))}
+    csv_of(rng, in_tmp / "rows.csv", columns, separator=";")
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.csv")
+    assert code == 2
+    assert "hint: for a decimal comma, give `--task.data.decimal ,`" in error
+    recipe = written(capsys, in_tmp, "--data", "rows.csv", "--task.data.decimal", ",")
+    assert type(recipe.task) is pk.TextRegression
+
+
+def test_negative_scores_of_candidates_are_not_ranked(in_tmp, capsys, rng):
+    rows = [
+        {"id": n % 8, "text": f"the question {n % 8}", "text_pair": text(rng), "score": -n % 3 - 1}
+        for n in range(60)
+    ]
+    write_jsonl(in_tmp / "rows.jsonl", rows)
+    recipe = written(capsys, in_tmp, "--data", "rows.jsonl")
+    assert (type(recipe.task), recipe.task.data.query) == (pk.TextPairScoring, "")
 
 
 def test_two_lists_of_tags_are_asked(in_tmp, capsys, rng):

@@ -121,8 +121,16 @@ def test_the_unit_says_what_the_numbers_count(tmp_path, name, unit, first):
         ("r.csv", b"text,label\ngood,1\nfine,0\ncaf\xe9,1\n", (4, "not UTF-8")),
         ("r.tsv", b"text\tlabel\ngood\t1\na,1\nfine\t0\n", (3, "too few fields")),
         ("r.jsonl", b'{"text": "a"}\n\n{"text": \n{"text": "b"}\n', (3, "not JSON")),
-        ("r.jsonl", b'{"text": "a"}\n' + b"[" * 10**5 + b'\n{"text": "b"}\n', (2, "not JSON")),
-        ("r.jsonl", b'{"text": "a"}\n' + b"1" * 5000 + b'\n{"text": "b"}\n', (2, "not JSON")),
+        (
+            "r.jsonl",
+            b'{"text": "a"}\n' + b"[" * 10**5 + b'\n{"text": "b"}\n',
+            (2, "nested too deeply"),
+        ),
+        (
+            "r.jsonl",
+            b'{"text": "a"}\n' + b"1" * 5000 + b'\n{"text": "b"}\n',
+            (2, "a number with too many digits"),
+        ),
         ("r.jsonl", b'{"text": "a"}\n["b"]\n{"text": "b"}\n', (2, "not an object")),
         ("r.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n{"text": "b"}\n', (2, "not UTF-8")),
         ("r.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n{"text": "b"}\n', (2, "not UTF-8")),

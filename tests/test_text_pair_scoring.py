@@ -18,7 +18,7 @@ from peftkit.cli.main import command_line
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.head import Head
 from peftkit.data.ragged import Ragged
-from peftkit.data.rows import Row
+from peftkit.data.rows import Row, group_name
 from peftkit.data.splits import load_splits
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import PeftkitError
@@ -318,10 +318,10 @@ def test_pairs_with_two_scores_contradict_each_other(tmp_path):
 
 PAIR = ["q", "the film", "a story", "1"]
 WRONG = {
-    "NaN": ({}, [["q", "a", "b", "nan"]], "score is `nan`, not a finite number"),
-    "a word": ({}, [["q", "a", "b", "good"]], "score is `good`, not a finite number"),
-    "infinity": ({}, [["q", "a", "b", "inf"]], "score is `inf`, not a finite number"),
-    "too large": ({}, [["q", "a", "b", "1e20"]], "score is `1e20`, too large a number"),
+    "NaN": ({}, [["q", "a", "b", "nan"]], "score `nan` is not a number"),
+    "a word": ({}, [["q", "a", "b", "good"]], "score `good` is not a number"),
+    "infinity": ({}, [["q", "a", "b", "inf"]], "score `inf` is not a number"),
+    "too large": ({}, [["q", "a", "b", "1e20"]], "is `1e20`, and numbers may be at most 1e.15"),
     "empty": ({}, [["q", "a", "b", ""]], "empty score"),
     "no second text": ({}, [["q", "a", "", "1"]], "empty text_pair"),
     "no query": ({"query": "qid"}, [["", "a", "b", "1"]], "empty qid"),
@@ -351,13 +351,43 @@ def test_what_is_wrong_is_named(tmp_path, case):
     with pytest.raises(PeftkitError, match=told) as error:
         load_splits(task_of(path, fields.get("objective", "squared_error"), **data), 0)
     assert "rows.csv" in str(error.value)
+    assert error.value.hint
 
 
-def test_a_not_a_number_in_json_is_named(tmp_path):
+def test_values_of_json_that_are_no_scores_are_named(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a", "text_pair": "b", "score": NaN}\n')
-    with pytest.raises(PeftkitError, match="score is `nan`, not a finite number"):
+    for value, told in (("NaN", "empty score"), ("Infinity", "score is inf, not a finite number"),
+                        ("1e30", "numbers may be at most 1e.15 in size"),
+                        ("[1]", "score is list, not a number")):  # fmt: skip
+        path.write_text(f'{{"text": "a", "text_pair": "b", "score": {value}}}\n')
+        with pytest.raises(PeftkitError, match=told) as error:
+            load_splits(task_of(path), 0)
+        assert "`--task.data.text-pair NAME`, `--task.data.score NAME`" in error.value.hint
+    assert task_of(path).read_answer({"score": True}, None) == {"score": 1}
+
+
+def test_a_decimal_comma_in_scores_is_asked_about(tmp_path):
+    rows = [[*row[:3], f"{row[3]},500"] for row in candidates(20)]
+    path = write_pairs(tmp_path / "rows.csv", rows)
+    with pytest.raises(PeftkitError, match="has `0,500` in line 2; ") as error:
         load_splits(task_of(path), 0)
+    assert error.value.hint.startswith("for a decimal comma, give `--task.data.decimal ,`")
+    splits, _ = load_splits(task_of(path, decimal=","), 0)
+    assert {row.values["score"] for row in splits.train} == {0.5, 1.5, 2.5}
+
+
+def test_an_id_that_pandas_made_a_float_is_the_same_query(tmp_path):
+    rows = candidates(20)
+    rows = [[row[0][1:] + ".0" * (number % 2), *row[1:]] for number, row in enumerate(rows)]
+    splits, ledger = load_splits(
+        task_of(write_pairs(tmp_path / "rows.csv", rows), "pairwise", query="qid"), 0
+    )
+    assert {row.values["query"] for part in splits.named().values() for row in part} == {
+        str(number) for number in range(20)
+    }
+    assert not any("group" in note for note in ledger.notes)
+    ids = (7.0, 7, "7.0", 7.5, "1.10", None, float("nan"), " ")
+    assert [group_name(value) for value in ids] == ["7", "7", "7", "7.5", "1.10", "", "", ""]
 
 
 def test_splits_without_different_scores_are_refused(tmp_path):

@@ -311,7 +311,8 @@ BAD = {
     "infinite": ("1 2 inf 4 5", {}, "1 score `inf` is not a number (line 4)"),
     "empty": ("1 2 - 4 5", {}, "1 score `-` is not a number (line 4)"),
     "a word": ("1 2 good 4 5", {}, "1 score `good` is not a number (line 4)"),
-    "huge": ("1 2 1e200 4 5", {}, "1 score is 1e+200, not a finite number below 1e+100 (line 4)"),
+    "huge": ("1 2 1e200 4 5", {}, "is `1e200`, and numbers may be at most 1e+100 in size (line 4)"),
+    "huger": ("1 2 1e400 4 5", {}, "score is `1e400`, and numbers may be at most 1e+100 in size"),
     "constant": ("3.5 " * 20, {}, "column `score` is 3.5 in all rows, 20: there is nothing to"),
     "two rows": ("1 2", {}, "2 usable rows in"),
     "fractions as levels": (
@@ -344,8 +345,88 @@ def test_json_values_that_are_no_numbers_are_told(tmp_path):
         task.read_answer({"score": value}, table) for value in (True, [1], float("nan"), 10**400)
     ]
     assert read[:3] == ["score is bool, not a number", "score is list, not a number", "empty score"]
-    assert "not a finite number" in read[3]
+    assert "numbers may be at most 1e+100 in size" in read[3]
+    assert task.read_answer({"score": float("inf")}, table) == "score is inf, not a finite number"
     assert task.read_answer({"score": "1.234,5"}, table) == {"score": 1234.5}
+
+
+COMMAS = {
+    "never thousands": (
+        "0,100 1,113 2,126 3,139",
+        "column `score` has `0,100` in line 2; `task.data.decimal` is `.` (4 such lines)",
+    ),
+    "one decimal": ("2 1,5 3 4", "has `1,5` in line 3; `task.data.decimal` is `.` (1 such line)"),
+    "perhaps thousands": (
+        "1,000 850 2,250 3 4 5",
+        "in line 2, which may be 1, or 1000 with thousands set off; `task.data.decimal` is `.`",
+    ),
+}
+
+
+def numbers_of(folder, values: str, **data) -> list[float]:
+    """The numbers that are read from a file with `;` between its fields."""
+    lines = [f"the film {number};{value}\n" for number, value in enumerate(values.split())]
+    (folder / "rows.csv").write_text("text;score\n" + "".join(lines))
+    task = pk.TextRegression(data=pk.Numbers(path=str(folder / "rows.csv"), **data))
+    splits, _ = load_splits(task, 0)
+    rows = [row for part in splits.named().values() for row in part]
+    return [row.values["score"] for row in sorted(rows, key=lambda row: row.number)]
+
+
+@pytest.mark.parametrize("case", COMMAS)
+def test_a_comma_that_may_be_a_decimal_comma_is_asked_about(tmp_path, case):
+    values, told = COMMAS[case]
+    for malformed in ("refuse", "skip"):
+        with pytest.raises(pk.PeftkitError) as caught:
+            numbers_of(tmp_path, values, malformed=malformed)
+        assert told in caught.value.message
+        assert caught.value.hint.startswith("for a decimal comma, give `--task.data.decimal ,`")
+    read = numbers_of(tmp_path, values, decimal=",")
+    assert read == [float(value.replace(",", ".")) for value in values.split()]
+
+
+def test_clear_thousands_are_read(tmp_path):
+    for values in ("1,000 850.5 2,250", "1,000,000 1,000 2", "1,000.5 1,000 3"):
+        assert numbers_of(tmp_path, f"{values} 4 5 6") == [
+            *(float(value.replace(",", "")) for value in values.split()), 4, 5, 6,
+        ]  # fmt: skip
+    assert numbers_of(tmp_path, "1.000 850 2.250 4 5", decimal=",") == [1000, 850, 2250, 4, 5]
+    with pytest.raises(pk.PeftkitError, match=r"has `0\.5` in line 2; .* is `,`") as caught:
+        numbers_of(tmp_path, "0.5 1.234 2", decimal=",")
+    assert caught.value.hint == "for a decimal point, give `--task.data.decimal .`"
+    with pytest.raises(pk.PeftkitError, match="1 score `3,5` is not a number"):
+        numbers_of(tmp_path, "1.5 3,5 2.25")
+    with pytest.raises(pk.PeftkitError, match="is 5 in all training rows, 1: there is nothing"):
+        numbers_of(tmp_path, "1 3 5")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"target_scale": 1e-300}, "`task.target_scale` is 1e-300, which makes targets too large"),
+        ({"target_scale": 1e-30}, "which makes targets too large in float32"),
+        ({"target_scale": 1e300}, "is 1e+300, which makes all training targets equal in float32"),
+        ({"target_mean": 1e300, "target_scale": 1.0},
+         "`task.target_mean` is 1e+300 and `task.target_scale` is 1, which makes targets too"),
+    ],
+)  # fmt: skip
+def test_a_scale_that_float32_cannot_hold_is_refused(tmp_path, fields, told):
+    with pytest.raises(pk.PeftkitError) as caught:
+        load_splits(task_of(tmp_path, range(40), **fields), 0)
+    assert told in caught.value.message
+    assert "out: the training rows' mean is " in caught.value.hint
+
+
+def test_levels_with_few_training_rows_are_noted(tmp_path):
+    task = task_of(tmp_path, [*[1, 2, 4] * 20, 9], ordinal=True)
+    (note,) = (note for note in load_splits(task, 0)[1].notes if "levels" in note)
+    assert note == (
+        "some levels have fewer than 5 training rows, too few to learn them: `3` 0, `5` 0, `6` 0, "
+        "`7` 0, `8` 0, and 1 more; if there are no others, give `--task.levels 1 2 4 9`"
+    )
+    task = task.with_(levels=(1, 2, 4, 9))
+    (note,) = (note for note in load_splits(task, 0)[1].notes if "levels" in note)
+    assert note.endswith("too few to learn them: `9` 1")
 
 
 @pytest.mark.parametrize(

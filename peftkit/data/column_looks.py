@@ -77,5 +77,11 @@ def _look(present: list[Any], worded: bool) -> Look:
         return "classes"
     if worded:
         return "text"
-    numbers = sum(as_number(text, ".") is not None for text in texts)
+    numbers = sum(number_in(text) is not None for text in texts)
     return "numbers" if numbers > len(texts) / 2 else "other"
+
+
+def number_in(text: str) -> float | None:
+    """Returns a text as a number with the decimal mark `.` or, if it is none, `,`; else None."""
+    number = as_number(text, ".")
+    return as_number(text, ",") if number is None else number

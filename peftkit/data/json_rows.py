@@ -82,14 +82,20 @@ def _read_objects(path: Path, text: str) -> Table:
             continue
         try:
             objects.append((number, _loads(line.rstrip().removesuffix(","))))
-        except (ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
-            python = line.lstrip().startswith("{'")
-            malformed.append(
-                Malformed(number, "a dict of Python, not JSON" if python else "not JSON")
-            )
+        except (ValueError, RecursionError) as error:
+            malformed.append(Malformed(number, _unread_line(line, error)))
     if malformed and (stream := _stream(text)) is not None:
         return _rows(path, stream, [], "line")
     return _rows(path, objects, malformed, "line")
+
+
+def _unread_line(line: str, error: Exception) -> str:
+    """Returns why a line is not read."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):  # Python's limit for whole numbers
+        return "a number with too many digits"
+    return "a dict of Python, not JSON" if line.lstrip().startswith("{'") else "not JSON"
 
 
 def _stream(text: str) -> list[tuple[int, Any]] | None:

@@ -49,7 +49,7 @@ def read_source(source: Source) -> dict[str, Table]:
     """
     tables = _read(source)
     if empty := [t.name for t in tables.values() if not t.rows and not t.malformed]:
-        raise DataError(f"{quoted(empty)} has no rows")
+        raise DataError(f"{quoted(empty)} has no rows", "give a file with rows")
     return tables
 
 
@@ -97,7 +97,7 @@ def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
             hint.format(path=path, stem=path.with_suffix("")),
         )
     if path.stat().st_size == 0:
-        raise DataError(f"`{path}` is empty (0 bytes)")
+        raise DataError(f"`{path}` is empty (0 bytes)", "give a file with rows")
     if suffix == ".parquet":
         return {"all": _read_parquet(path)}
     read = read_text(path, source.encoding if source else "")

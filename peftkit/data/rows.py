@@ -151,6 +151,17 @@ def is_empty(value: Any) -> bool:
     return True
 
 
+def group_name(value: Any) -> str:
+    """Returns a value as the name of a group; empty if there is none.
+
+    `7.0` is `7`: pandas writes whole numbers so if a cell of their column is empty.
+    """
+    if is_missing(value):
+        return ""
+    name = re.sub(r"^([-+]?\d+)\.0+$", r"\1", str(value).strip())
+    return name if any(c.isprintable() and not c.isspace() for c in name) else ""
+
+
 def is_empty_or_false(value: Any) -> bool:
     """Whether a value is empty, the truth value false, or the text `false`."""
     off = value.strip().casefold() == "false" if isinstance(value, str) else value is False

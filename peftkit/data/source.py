@@ -104,15 +104,21 @@ def as_number(text: str, decimal: str) -> float | None:
     Args:
         decimal: decimal mark, `.` or `,`; the other of the two can separate thousands.
     """
-    group = "." if decimal == "," else ","
-    if re.fullmatch(rf"[-+]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):
+    group = other_mark(decimal)
+    if re.fullmatch(rf"[-+]?[1-9]\d{{0,2}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):
         text = text.replace(group, "")
-    text = text.replace(decimal, ".")
+    if group in text or "_" in text:
+        return None
     try:
-        value = float(text)
+        value = float(text.replace(decimal, "."))
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in text else None
+    return value if math.isfinite(value) else None
+
+
+def other_mark(decimal: str) -> Literal[".", ","]:
+    """Returns the mark of `.` and `,` that is not the decimal mark."""
+    return "." if decimal == "," else ","
 
 
 class Texts(Source):

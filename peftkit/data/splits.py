@@ -14,7 +14,7 @@ from peftkit.data.drawing import draw_missing
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
 from peftkit.data.row_contract import RowContract, Splits
-from peftkit.data.rows import Malformed, Row, Table, check_columns, text_columns
+from peftkit.data.rows import Malformed, Row, Table, check_columns, group_name, text_columns
 from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, quoted
 from peftkit.wording import plural
@@ -103,8 +103,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
     malformed = list(table.malformed)
     for number, values in table.rows:
         read = task.read_row(values, table)
-        value = values.get(source.group) if source.group else None
-        group = "" if value is None else str(value)
+        group = group_name(values.get(source.group)) if source.group else ""
         if isinstance(read, str):
             malformed.append(Malformed(number, read))
         elif source.group and not group:
@@ -116,7 +115,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
         problems = describe_malformed(kinds, table.unit)
         raise DataError(
             f"`{table.name}`: {len(malformed)} of {total} rows cannot be used: {problems}",
-            _malformed_hint(kinds, bool(rows), table),
+            _malformed_hint(kinds, bool(rows), table, task),
         )
     kept, duplicate, conflicting = _deduplicated(task, rows)
     drawn = kept
@@ -136,9 +135,25 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
     )
 
 
-def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) -> str:
-    skip = "correct them, or skip them: `--task.data.malformed skip`" if usable else ""
-    return "; ".join(filter(None, (_encoding_hint(kinds, table.name), skip)))
+def _malformed_hint(
+    kinds: Mapping[str, list[int]], usable: bool, table: Table, task: RowContract
+) -> str:
+    """Returns what to do about malformed rows.
+
+    Args:
+        usable: whether the table has rows that can be used.
+    """
+    encoding = _encoding_hint(kinds, table.name)
+    if usable:
+        skip = "correct them, or skip them: `--task.data.malformed skip`"
+        return f"{encoding}; {skip}" if encoding else skip
+    if encoding or not table.rows:
+        return encoding or "correct them"
+    return f"correct them, or name other columns: {_column_options(task)}"
+
+
+def _column_options(task: RowContract) -> str:
+    return ", ".join(f"`--task.data.{role.replace('_', '-')} NAME`" for role in task.columns)
 
 
 def _encoding_hint(kinds: Mapping[str, list[int]], name: str) -> str:
@@ -154,8 +169,7 @@ def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> N
             raise DataError(
                 f"`{count.name}`: {count.conflicting:,} of {count.read:,} rows contradict each "
                 f"other: they have the same {quoted(asked)} but another {quoted([label])}",
-                "check that the columns are the right way round: "
-                + ", ".join(f"`--task.data.{role} NAME`" for role in task.columns),
+                f"check that the columns are the right way round: {_column_options(task)}",
             )
 
 

@@ -16,7 +16,8 @@ from peftkit.data.source import Texts
 from peftkit.errors import DataError, did_you_mean, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
-from peftkit.tasks.reading.label_sets import NONE, joined, label_set, with_label_lists
+from peftkit.tasks.reading.label_separators import with_label_lists
+from peftkit.tasks.reading.label_sets import NONE, joined, label_set, with_noted_words
 from peftkit.tasks.reading.labels import alike, number_first, scarce, visible
 from peftkit.tasks.reading.multi_label_columns import OFFER
 from peftkit.tasks.score import Score
@@ -45,8 +46,8 @@ class LabelSets(Texts):
     """Column with the labels: a list, such a list as JSON text, or a text with separators. An empty
     cell means that the text has no label."""
     label_separator: str = ""
-    """Separator of the labels in a text. If empty, `;`, `|` or `,` is detected, unless it is not
-    clear."""
+    """Separator of the labels in a text. If empty, `;`, `|` or `,`, or a wide form of them, is
+    detected, unless it is not clear."""
     label_names: dict[str, str] = {}
     """Label in the file -> its name, in the order of the outputs. If empty, the source's own names
     or labels are used."""
@@ -91,12 +92,22 @@ class MultiLabelClassification(TextTask):
         return {"labels": self.data.labels}
 
     def adapt_tables(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
-        return tables if self.data.label_separator else with_label_lists(tables, self.data.labels)
+        column, separator = self.data.labels, self.data.label_separator
+        split = tables if separator else with_label_lists(tables, column)
+        return {
+            name: with_noted_words(table, column, separator, self._names(table))
+            for name, table in split.items()
+        }
+
+    def _names(self, table: Table) -> Mapping[str, str]:
+        """Label in the file -> its name; empty if labels are their own names."""
+        return self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
 
     def read_answer(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         column = self.data.labels
-        names = self.data.label_names or (table.label_names or {}).get(column, {})
-        labels = label_set(values.get(column), column, self.data.label_separator, names)
+        if column not in values:
+            return f"no `{column}` (`[]` means no label)"
+        labels = label_set(values[column], column, self.data.label_separator, self._names(table))
         return labels if isinstance(labels, str) else {"labels": labels}
 
     def stratum(self, row: Row) -> str:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from peftkit.data.rows import group_name
 from peftkit.data.source import Texts
 from peftkit.errors import DataError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Ranked, Scored
 from peftkit.tasks.reading.candidate_groups import Groups
-from peftkit.tasks.reading.pair_values import read_name, read_score
+from peftkit.tasks.reading.numbers import check_decimal_mark, number_of
 from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.reading.text_pair_columns import OFFER
 from peftkit.tasks.score import Score
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.losses import Loss, LossSettings
     from peftkit.tasks.task import Outputs
+
+LARGEST = 1e15
+"""Largest score; the square of a larger one may be too large for float32."""
 
 
 class ScoredPairs(Texts):
@@ -86,13 +90,19 @@ class TextPairScoring(TextTask):
         query = {"query": self.data.query} if self.data.query else {}
         return {"score": self.data.score, **query}
 
+    def adapt_tables(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
+        check_decimal_mark(tables, self.data.score, self.data.decimal)
+        return tables
+
     def read_answer(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        score = read_score(values.get(self.data.score), self.data.score, self.data.number)
+        value = values.get(self.data.score)
+        value = int(value) if isinstance(value, bool) else value  # a match, or none
+        score = number_of(value, self.data.score, self.data.number, LARGEST)
         if isinstance(score, str):
             return score
         if not self.data.query:
             return {"score": score}
-        query = read_name(values.get(self.data.query))
+        query = group_name(values.get(self.data.query))
         return {"score": score, "query": query} if query else f"empty {self.data.query}"
 
     def query_of(self, row: Row) -> str:
@@ -241,10 +251,10 @@ class TextPairScoring(TextTask):
     # Answers
 
     def as_input(self, value: Any) -> dict[str, object]:
-        if not isinstance(value, Mapping) or not read_name(value.get("query")):
+        if not isinstance(value, Mapping) or not group_name(value.get("query")):
             return super().as_input(value)
         texts = {role: text for role, text in value.items() if role != "query"}
-        return {**super().as_input(texts), "query": read_name(value["query"])}
+        return {**super().as_input(texts), "query": group_name(value["query"])}
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         texts = super().read_input(values, table)
@@ -254,7 +264,7 @@ class TextPairScoring(TextTask):
             return {**texts, "query": text_key(str(texts["text"]))}
         if self.data.query not in table.columns:
             return texts
-        query = read_name(values.get(self.data.query))
+        query = group_name(values.get(self.data.query))
         return {**texts, "query": query} if query else f"empty {self.data.query}"
 
     def answer_rows(self, outputs: Outputs, head: Head, decision: Decision) -> Sequence[Answer]:

@@ -21,7 +21,10 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Scored
 from peftkit.tasks.reading.numbers import (
     LARGEST,
+    check_decimal_mark,
     check_levels,
+    check_scaled,
+    level_remarks,
     level_text,
     number_of,
     number_remarks,
@@ -107,6 +110,10 @@ class TextRegression(TextTask):
     def answer_columns(self) -> Mapping[str, str]:
         return {"score": self.data.score}
 
+    def adapt_tables(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
+        check_decimal_mark(tables, self.data.score, self.data.decimal)
+        return tables
+
     def read_answer(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         number = number_of(values.get(self.data.score), self.data.score, self.data.number)
         return number if isinstance(number, str) else {"score": number}
@@ -136,6 +143,9 @@ class TextRegression(TextTask):
     def check_splits(self, splits: Splits) -> None:
         train = _numbers(splits.train)
         self._check_varied(train, "all training rows")
+        if not self.ordinal:
+            numbers = {name: _numbers(rows) for name, rows in splits.named().items()}
+            check_scaled(numbers, self.target_mean, self.target_scale)
         if not self.ordinal or self.levels:
             return
         low, high = min(train), max(train)
@@ -151,7 +161,7 @@ class TextRegression(TextTask):
 
     def _check_varied(self, numbers: Sequence[float], where: str) -> None:
         """Raises DataError if all numbers are equal."""
-        if len(numbers) > 1 and max(numbers) - min(numbers) < 1 / LARGEST:
+        if numbers and max(numbers) - min(numbers) < 1 / LARGEST:
             raise DataError(
                 f"`{self.data.path}`: column `{self.data.score}` is {level_text(numbers[0])} in "
                 f"{where}, {len(numbers):,}: there is nothing to learn",
@@ -160,7 +170,9 @@ class TextRegression(TextTask):
 
     def remarks(self, splits: Splits) -> Iterator[str]:
         numbers = _numbers(splits.train)
-        if not self.ordinal:
+        if self.ordinal:
+            yield from level_remarks(numbers, self.levels or whole_levels(numbers))
+        else:
             yield from number_remarks(numbers, self.data.score)
             yield from scale_remarks(numbers, self.target_mean, self.target_scale)
         yield from super().remarks(splits)

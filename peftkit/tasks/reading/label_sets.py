@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from peftkit.data.column_looks import ROWS_PER_CLASS, Column
-from peftkit.data.rows import Table
-from peftkit.errors import DataError, quoted
+from peftkit.data.rows import NOTHING, Table, is_missing
+from peftkit.errors import quoted
 from peftkit.tasks.reading.labels import is_empty, visible
+from peftkit.wording import plural
 
-SEPARATORS = (";", "|", ",")
-"""Separators that are detected."""
 NONE = "(none)"
 """Stands for no label in tables and answers."""
+NO_LABEL = frozenset({*NOTHING, NONE, "n/a", "-", "\u2013", "\u2014"})
+"""Texts, in lower case, that stand for no label in files."""
 FITTING = 0.9
 """Least share of a column's values that are lists of different labels; others may be malformed."""
 
@@ -33,30 +34,48 @@ def label_set(
         value: a list of labels, such a list as JSON text, or a text; a missing or blank value
             means no label.
         separator: separates the labels of a text; if empty, a text is one label.
-        names: label in the file -> its name; empty if labels are their own names.
+        names: label in the file -> its name; empty if labels are their own names. A word such as
+            `nan` is a label only if it is one of them.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ()
-    items: Any = value
-    if isinstance(value, str):
-        items = parsed_list(value)
-        if items is None and is_open_list(value) and not separator:
-            return f"{column} is `{visible(value)}`, which begins like a JSON list, but is none"
-        if items is None:
-            items = split_labels(value, separator)
-    if not isinstance(items, list | tuple):
-        return f"{column} is {type(value).__name__}, not a list of labels or a text"
-    labels = set()
+    items = _items(value, column, separator)
+    if isinstance(items, str):
+        return items
+    labels: set[str] = set()
+    nothing = ""
     for item in items:
         if isinstance(item, int) and not isinstance(item, bool) and str(item) in names:
             item = str(item)  # noqa: PLW2901
         if wrong := _wrong(item):
             return f"{column} has {wrong}"
         label = item.strip()
+        if _stands_for_none(label, names):
+            nothing = label
+            continue
         if names and label not in names and label not in names.values():
             return f"{column} `{label}` is not in label_names"
         labels.add(names.get(label, label))
+    if nothing and labels:
+        return f"{column} has `{nothing}`, which stands for no label, beside `{min(labels)}`"
     return tuple(sorted(labels))
+
+
+def _items(value: object, column: str, separator: str) -> list[Any] | str:
+    """Returns the items of a cell, or a text that says why there are none."""
+    if is_missing(value):
+        return []
+    if isinstance(value, str):
+        items = parsed_list(value)
+        if items is None and is_open_list(value) and not separator:
+            return f"{column} is `{visible(value)}`, which begins like a JSON list, but is none"
+        return split_labels(value, separator) if items is None else items
+    if isinstance(value, list | tuple):
+        return list(value)
+    return f"{column} is {type(value).__name__}, not a list of labels or a text"
+
+
+def _stands_for_none(label: str, names: Mapping[str, str]) -> bool:
+    known = label in names or label in names.values()
+    return label.casefold() in NO_LABEL and not known
 
 
 def _wrong(item: object) -> str:
@@ -108,60 +127,32 @@ def _python_list(text: str) -> object:
         return None
 
 
-def with_label_lists(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
-    """Detects the separator of a column's labels, and replaces texts that have it by lists.
+def with_noted_words(table: Table, column: str, separator: str, names: Mapping[str, str]) -> Table:
+    """Returns the table with a note if words such as `nan` stand for no label in some rows.
 
-    Raises:
-        DataError: it is not clear what separates the labels.
+    Args:
+        separator, names: as for `label_set`.
     """
-    cells = {
-        name: [(number, row.get(column)) for number, row in table.rows]
-        for name, table in tables.items()
-    }
-    separator = _detected(
-        {v for of_table in cells.values() for _, v in of_table if _is_plain(v)}, column,
-        next(iter(tables.values())).name,
-    )  # fmt: skip
-    if not separator:
-        return dict(tables)
-    note = f"the labels in column `{column}` are separated at `{separator}`"
-    split = {}
-    for place, (name, table) in enumerate(tables.items()):
-        rows = tuple(
-            (number, {**row, column: split_labels(row[column], separator)})
-            if _is_plain(row.get(column))
-            else (number, row)
-            for number, row in table.rows
-        )
-        split[name] = replace(table, rows=rows, notes=(*table.notes, *[note] * (place == 0)))
-    return split
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is a text, and not a list as text."""
-    return isinstance(value, str) and not is_open_list(value)
-
-
-def _detected(cells: Iterable[Any], column: str, table: str) -> str:
-    """Returns the separator in the cells; empty if none of `SEPARATORS` occurs.
-
-    A comma may be part of a label. It is a separator only if the labels then are no more than the
-    different cells, so that labels occur in several combinations.
-    """
-    texts = {str(cell) for cell in cells}
-    occurring = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
-    if not occurring:
-        return ""
-    parts = {part for text in texts for part in split_labels(text, occurring[0])}
-    if len(occurring) == 1 and (occurring[0] != "," or len(parts) <= len(texts)):
-        return occurring[0]
-    example = min(text for text in texts if occurring[-1] in text)
-    raise DataError(
-        f"`{table}`: it is not clear what separates the labels in column `{column}`, such as "
-        f"`{visible(example)}`; {quoted(occurring)} may",
-        "name the separator, such as `--task.data.label-separator ';'`; with one that no cell has, "
-        "each cell is one label",
+    words = [_only_word(row.get(column), separator, names) for _, row in table.rows]
+    found = Counter(filter(None, words))
+    if not found:
+        return table
+    note = (
+        f"{plural(found.total(), 'row')} of `{table.name}` "
+        f"{'has' if found.total() == 1 else 'have'} only {quoted(found)} in column `{column}`, "
+        "which stands for no label; rename it if it is a label"
     )
+    return replace(table, notes=(*table.notes, note))
+
+
+def _only_word(value: object, separator: str, names: Mapping[str, str]) -> str:
+    """Returns the word that stands for no label in a value; empty if the value has none."""
+    items: Any = value
+    if isinstance(value, str):
+        items = parsed_list(value) or split_labels(value, separator)
+    if not isinstance(items, list) or label_set(items, "", "", names) != ():
+        return ""
+    return str(items[0]).strip().casefold() if items else ""
 
 
 def are_label_lists(column: Column) -> bool:
@@ -169,14 +160,26 @@ def are_label_lists(column: Column) -> bool:
     list, which occur in several rows.
     """
     lists = [parsed_list(value) if isinstance(value, str) else value for value in column.present]
-    sets = [
-        value
-        for value in lists
-        if isinstance(value, list)
-        and not isinstance(label_set(value, "", "", {}), str)
-        and len(set(value)) == len(value)
-    ]
+    return are_label_sets([value or [] for value in lists if _is_label_list(value)], len(lists))
+
+
+def _is_label_list(value: object) -> bool:
+    return isinstance(value, list) and not isinstance(label_set(value, "", "", {}), str)
+
+
+def may_be_label_lists(column: Column) -> bool:
+    """Whether a column has lists of texts."""
+    return column.looks == "lists" and all(map(_is_label_list, column.present))
+
+
+def are_label_sets(sets: Sequence[list[str]], count: int) -> bool:
+    """Whether sets of labels have several labels, each of which occurs in several rows.
+
+    Args:
+        count: number of values in the column, among them values that are no such sets.
+    """
+    sets = [labels for labels in sets if len(set(labels)) == len(labels)]
     occurring = [label for labels in sets for label in labels]
     several = any(len(labels) > 1 for labels in sets)
     often = len(occurring) >= ROWS_PER_CLASS * len(set(occurring))
-    return several and often and len(sets) >= FITTING * len(lists)
+    return several and often and len(sets) >= FITTING * count

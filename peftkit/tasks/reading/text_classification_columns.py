@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from peftkit.data.column_looks import Column, inspect_columns, named_pair
+from peftkit.data.column_looks import Column, inspect_columns, named_pair, number_in
 from peftkit.data.rows import Table, folded_name
-from peftkit.data.source import as_number
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.label_sets import are_label_lists
 from peftkit.tasks.reading.labels import scores_not_classes
@@ -53,7 +52,7 @@ def readings(table: Table) -> Iterator[Reading]:
 def may_be_label(column: Column) -> bool:
     """Whether a column holds classes; a column named `label` may also hold many different ones."""
     counts = Counter(str(value).strip() for value in column.present)
-    if are_label_lists(column) or scores_not_classes(counts, lambda text: as_number(text, ".")):
+    if are_label_lists(column) or scores_not_classes(counts, number_in):
         return False
     if folded_name(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
