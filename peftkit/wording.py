@@ -8,6 +8,11 @@ def noun(count: float, word: str) -> str:
     return word if count == 1 else f"{word}s"
 
 
+def verb(count: float, word: str) -> str:
+    """Returns a verb in the form for a count: `breaks` for 1, `break` for any other number."""
+    return f"{word}s" if count == 1 else word
+
+
 def plural(count: float, word: str) -> str:
     """Returns the number with its noun: `1 row`, `2 rows`, `1,200 rows`."""
     return f"{count:,} {noun(count, word)}"

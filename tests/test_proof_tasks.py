@@ -213,7 +213,7 @@ def test_a_translation_needs_an_encoder_and_a_decoder(recipes, bases):
     [
         ({"tokens": "the film"}, "tokens is a text, not a list of words; JSON lines"),
         ({"tokens": []}, "empty tokens"),
-        ({"labels": ["O"]}, "labels has 1 entries, tokens "),
+        ({"labels": ["O"]}, "labels has 1 label, tokens "),
         ({"tokens": ["a", 3]}, "tokens has int as word 2"),
         ({"tokens": ["a", " "]}, "tokens has an empty word 2"),
         ({"tokens": ["a", "b"], "labels": ["O", None]}, "labels has None as label 2"),
@@ -401,16 +401,16 @@ def test_texts_are_answered_on_the_command_line(runs, capsys):
 def test_labels_that_look_alike_are_noted(tmp_path):
     from peftkit.data.splits import load_splits
 
-    rows = tagged(60)
+    rows, wide = tagged(60), "\uff27O"
     for row in rows[::2]:
-        row["labels"] = [f"{label.lower()} " for label in row["labels"]]
+        row["labels"] = [f"{label.replace('GO', wide)} " for label in row["labels"]]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     task = pk.TokenClassification(data=pk.TaggedWords(path=str(path)))
     splits, _ = load_splits(task, 0)
     notes = " ".join(task.remarks(splits))
     assert "labels that look alike count as separate classes" in notes
-    assert "`o: " in notes
-    assert "b-good " not in {label for row in splits.train for label in row.values["labels"]}
+    assert f"`B-{wide}OD: " in notes
+    assert f"B-{wide}OD " not in {label for row in splits.train for label in row.values["labels"]}
 
 
 class FromStart(CrossEntropy):

@@ -153,14 +153,21 @@ def test_spans_become_tags_of_whole_words():
     ("spans", "told"),
     [
         ([[3, 99, "X"]], "has 3 to 99, outside the text of 14 characters"),
-        ([[-1, 2, "X"]], "has -1 to 2, outside the text"),
-        ([[5, 3, "X"]], "has 5 to 3, outside the text"),
+        ([[-1, 2, "X"]], "has -1 to 2; places count from 0"),
+        ([[5, 3, "X"]], "has 5 to 3, whose start is after its end"),
         ([[3, 3, "X"]], "has the empty span 3 to 3"),
-        ([[0, 5, "X"], [4, 8, "Y"]], "has 0 to 5 and 4 to 8, which overlap"),
-        ([[0, 2, "X"], [2, 3, "Y"]], "has two entities in the word `the`"),
+        ([[0, 5, "X"], [4, 8, "Y"]], "has 0 to 5 .`X`. and 4 to 8 .`Y`., which overlap"),
+        ([[0, 3, "X"], [0, 3, "X"]], "has 0 to 3 .`X`. twice"),
+        ([[0, 2, "X"], [2, 3, "Y"]], "has two entities in the word `the`: `x` and `y`"),
         ([[3, 4, "X"]], "has 3 to 4, which holds no word"),
-        ([[0, "3", "X"]], "not a start, an end and a label"),
-        ([{"start": 0, "end": 3}], "not a start, an end and a label"),
+        ([[0, "3", "X"]], "has the end '3', a text, not a whole number"),
+        ([[1e30, 3, "X"]], "has the start 1e.30, a float, not a whole number"),
+        ([[0, 10**30, "X"]], f"has 0 to {10**30}, outside the text of 14 characters"),
+        ([[True, 3, "X"]], "has the start True, a truth value, not a whole number"),
+        ([{"start": 0, "label": "X"}], "has {'start': 0, 'label': 'X'}, without `end`"),
+        ([{"start": 0, "end": 3}], "has 0 to 3 with the label None, not a name"),
+        ([[0, 3, "O"]], "has 0 to 3 with the label `O`, which means no entity"),
+        ([[0, 3]], "not a start, an end and a label"),
         ("0-3", "spans is str, not a list of spans"),
         ([[0, 3, "Z"]], "spans `Z` is not in label_names"),
     ],
@@ -172,6 +179,140 @@ def test_a_span_that_cannot_be_used_is_named(tmp_path, spans, told):
     data = pk.TaggedWords(path=str(path), spans="spans", label_names={"X": "x", "Y": "y"})
     with pytest.raises(PeftkitError, match=f"{told}.* .line 8"):
         load_splits(pk.TokenClassification(data=data), 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "told"),
+    [
+        (6, 12, "counts bytes; give places in characters"),
+        (3, 5, "counts UTF-16 units; give places in characters"),
+        (2, 3, "ends at the last character; give the place after it"),
+        (3, 4, "counts from 1 to the last character"),
+        (3, 5, "counts characters from 1; give places from 0"),
+        (5, 7, "has 5 to 7, which is `作第` in the text, not `北京`"),
+        (2, 4, ""),
+    ],
+)
+def test_places_that_do_not_fit_the_text_of_a_span_say_how_they_count(start, end, told):
+    text = f"{'👍' if 'UTF' in told else '我'}在北京工作第3天"
+    span = {"start": start, "end": end, "label": "LOC", "text": " 北京"}
+    read = read_spans(text, [span], ("text", "spans"), {})
+    assert told in read if told else read["labels"][2:4] == ["B-LOC", "I-LOC"]
+
+
+def test_spans_that_mostly_end_inside_words_may_count_bytes(tmp_path):
+    rows = [{"text": f"die schöne stadt {n}", "spans": [[12, 18, "x"]]} for n in range(20)]
+    task = pk.TokenClassification(
+        data=pk.TaggedWords(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)), spans="spans")
+    )
+    _, ledger = load_splits(task, 0)
+    told = "20 spans began or ended inside a word, and became whole words; check that `start` and"
+    assert told in " ".join(ledger.notes)
+
+
+# Mistyped tags
+
+
+def tagged_file(folder, odd: dict[int, str], header: str = "", tags=("B-PER", "O", "B-LOC")):
+    """A CoNLL file of 20 sentences of three words; some lines have another tag."""
+    lines = header.splitlines()
+    for number in range(20):
+        for word, tag in zip(("Ada", "in", f"x{number}"), tags, strict=True):
+            lines.append(f"{word}\t{odd.get(len(lines) + 1, tag)}")
+        lines.append("")
+    path = folder / "a.conll"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return pk.TokenClassification(data=pk.TaggedWords(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({5: "PER"}, r"1 tag lacks the prefix .* `B-LOC`, `B-PER`: `PER` \(1 word, first in line 5 "
+                     r"of `.*a.conll`\)[\s\S]*hint: write `B-PER`"),
+        ({5: "b-per"}, "`b-per` .1 word, first in line 5 of [\\s\\S]*hint: write `B-PER`"),
+        ({6: "o", 10: "o"}, "`o` .2 words, first in line 6 of [\\s\\S]*means no entity, write `O`"),
+        ({9: "BPER"}, "`BPER` .1 word[\\s\\S]*hint: did you mean `B-PER`"),
+        ({1: "Mark"}, "`Mark` .1 word, first in line 1 [\\s\\S]*remove line 1 if it is a header"),
+        ({5: "x", 9: "y"}, "2 tags lack the prefix .*`x` .*, `y` .*line 9 of"),
+        ({5: "B-Per"}, r"case only: `PER` \(19 words, first in line 1 of .* and `Per` \(1 word, "
+                       r"first in line 5 of"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_tag_is_named_with_its_line(tmp_path, odd, told):
+    with pytest.raises(PeftkitError, match=told):
+        load_splits(tagged_file(tmp_path, odd), 0)
+
+
+def test_types_that_differ_in_case_may_be_named(tmp_path):
+    task = tagged_file(tmp_path, {5: "B-Per", 9: "B-Per", 13: "B-Per"})
+    names = {tag: tag for tag in ("O", "B-PER", "B-Per", "B-LOC")}
+    task = task.with_(data=task.data.with_(label_names=names))
+    assert "`B-PER: 17 words`, `B-Per: 3 words`" in " ".join(load_splits(task, 0)[1].notes)
+
+
+def test_tags_of_speech_need_no_prefix(tmp_path):
+    task = tagged_file(tmp_path, {5: "S-BAR"}, tags=("NN", "VBZ", "O"))
+    load_splits(task, 0)
+
+
+def test_a_type_with_hardly_an_entity_is_noted_with_its_line(tmp_path):
+    for name, odd in (("train", {17: "B-LCO"}), ("valid", {}), ("test", {})):
+        task = tagged_file(tmp_path, odd)
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        text = (tmp_path / "a.conll").read_text().replace("\tB-PER", f"{name}\tB-PER")
+        (tmp_path / "rows" / f"{name}.conll").write_text(text)
+    task = task.with_(data=task.data.with_(path=str(tmp_path / "rows")))
+    _, ledger = load_splits(task, 0)
+    told = (
+        "1 type has fewer than 3 entities in training, too few to learn: `LCO` (1, first in line "
+        f"17 of `{tmp_path / 'rows' / 'train.conll'}`; is it `LOC`?)"
+    )
+    assert told in " ".join(ledger.notes)
+    write_conll(tmp_path / "rows" / "test.conll", [(["a", "b"], ["O", "B-LCP"])])
+    told = r"`B-LCP`, which no training row has \(first in line 2 of `.*test.conll`\)"
+    with pytest.raises(PeftkitError, match=told):
+        load_splits(task, 0)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "token\ttag\n",
+        "Word\tNER Tag\n\n",
+        "# word\tner\n",
+        "# made\nword\tlabel\n",
+        "#token\ttag\n",
+    ],
+)
+def test_a_header_is_no_word(tmp_path, header):
+    splits, ledger = load_splits(tagged_file(tmp_path, {}, header), 0)
+    words = {
+        word for rows in splits.named().values() for row in rows for word in row.values["tokens"]
+    }
+    assert words == {"Ada", "in", *(f"x{n}" for n in range(20))}
+    named = any("is a header (`" in note for note in ledger.notes)
+    assert named == (header.splitlines()[-1 - header.endswith("\n\n")][0] != "#")
+
+
+def test_a_first_word_whose_tag_others_have_is_no_header(tmp_path):
+    task = tagged_file(tmp_path, {}, "Word\tpos\n\n", tags=("pos", "neg", "O"))
+    splits, _ = load_splits(task, 0)
+    assert any(row.values["tokens"] == ["Word"] for part in splits.named().values() for row in part)
+
+
+def test_entities_of_each_type_are_counted_in_each_split(tmp_path, capsys):
+    task = tagged_file(tmp_path, {})
+    _, ledger = load_splits(task, 0)
+    assert ledger.strata_title == "entities in labels"
+    assert {name: split.strata for name, split in ledger.splits.items()} == {
+        "train": {"LOC": 14, "PER": 14}, "validation": {"LOC": 3, "PER": 3},
+        "test": {"LOC": 3, "PER": 3},
+    }  # fmt: skip
+    speech = tagged_file(tmp_path, {}, tags=("NN", "NN", "VBZ"))
+    _, ledger = load_splits(speech, 0)
+    assert ledger.strata_title == "words in labels"
+    assert ledger.splits["train"].strata == {"NN": 28, "VBZ": 14}
 
 
 # Schemes
@@ -200,11 +341,12 @@ def test_broken_tags_are_repaired_and_counted_or_refused(tmp_path, kind, broken)
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     task = pk.TokenClassification(data=pk.TaggedWords(path=str(path), broken=broken))
     if broken == "refuse":
-        with pytest.raises(PeftkitError, match=rf"1 {kind} \(first in row 5: `.*`\)"):
+        told = rf"1 {kind} \(first in line 5 of `.*rows.jsonl`, word \d: `.*` a.*\)"
+        with pytest.raises(PeftkitError, match=told):
             load_splits(task, 0)
         return
     splits, ledger = load_splits(task, 0)
-    assert f"{kind} (first in row 5: `" in "".join(ledger.notes)
+    assert f"{kind} (first in line 5 of `{path}`, word " in "".join(ledger.notes)
     every = [row for part in splits.named().values() for row in part]
     [at] = [place for place, row in enumerate(every) if row.number == 5]
     assert read_tags(every).rows[at] == right.split()
@@ -226,7 +368,23 @@ def test_the_scheme_is_that_of_the_whole_file():
     mixed = [Row(n, {"labels": tags}) for n, tags in enumerate([["B-X", "I-X", "X"], ["O", "U-X"]])]
     tags = read_tags(mixed)
     assert tags.rows == (["B-X", "I-X", "I-X"], ["O", "B-X"])
-    assert "mixed" in next(tags.notes())
+    assert "mixed (first `B-X` in row 0, word 1, `I-X` in row 0, word 2, `X` in row 0," in next(
+        tags.notes()
+    )
+    with pytest.raises(PeftkitError, match="schemes are mixed: first `B-X` in row 0, word 1"):
+        tags.refuse_faults()
+
+
+def test_a_broken_tag_is_named_with_its_line_and_the_tag_before(tmp_path):
+    task = tagged_file(tmp_path, {6: "I-PER"})
+    path = task.data.path
+    shown = f"1 I- after another type (first in line 6 of `{path}`: `I-PER` after `B-LOC`)"
+    task = tagged_file(tmp_path, {5: "B-LOC", 6: "I-PER"})
+    [note] = [note for note in load_splits(task, 0)[1].notes if "scheme" in note]
+    assert note.startswith("1 tag breaks the scheme BIO, and begins a new entity, as in conlleval")
+    assert shown in note
+    with pytest.raises(PeftkitError, match="1 tag breaks the scheme BIO: 1 I- after another type"):
+        load_splits(task.with_(data=task.data.with_(broken="refuse")), 0)
 
 
 @pytest.mark.parametrize("scheme", ["BIO", "BIOES", "BILOU"])

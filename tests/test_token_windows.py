@@ -8,9 +8,12 @@ import string
 import numpy as np
 import pytest
 
+import peftkit as pk
 from peftkit.data.rows import Row
-from peftkit.errors import DataError
+from peftkit.errors import DataError, RecipeError
+from peftkit.stages.preparing import prepare
 from peftkit.tasks.encoding.token_windows import encode_windows
+from tests.conftest import write_jsonl
 
 LETTERS = "abcdefgh"
 
@@ -87,6 +90,32 @@ def test_each_word_is_read_once_at_its_first_token(max_length, overlap, special,
             assert target == targets[row.number][word]
             seen.add((row.number, int(word)))
     assert len(seen) == sum(len(row.values["tokens"]) for row in rows)
+
+
+@pytest.mark.parametrize("of", ["words", "texts"])
+def test_an_overlap_of_more_than_half_a_window_is_refused(bases, tmp_path, of):
+    rows = [{"tokens": ["the", f"x{n}"], "labels": ["O", "B-X"]} for n in range(20)]
+    for n, row in enumerate(rows):
+        row.update(text=f"the x{n}", label=n % 2)
+    path = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    task = (
+        pk.TokenClassification(data=pk.TaggedWords(path=path), max_length=12)
+        if of == "words"
+        else pk.TextClassification(data=pk.Data(path=path), max_length=12, over_long="windows")
+    )
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(bases["bert"])), task=task, method=pk.LoRA(r=1)
+    )
+    prepare(recipe)  # as many tokens as fit
+    prepare(recipe.with_(task=task.with_(overlap=5)))
+    prepared = prepare(recipe.with_(task=task.with_(overlap=0)))
+    wide = recipe.with_(task=task.with_(overlap=6))
+    told = "is 6, more than half of a window, which has room for 10 tokens"
+    with pytest.raises(RecipeError, match=rf"{told}\n\nhint: give `--task.overlap 5` or"):
+        prepare(wide)
+    inputs = [Row(1, {"tokens": ["a"] * 30, "text": "a " * 30})]
+    of_adapter = wide.task.encode_inputs(inputs, prepared.base, prepared.encoded.head)
+    assert of_adapter.input_ids.lengths.max() == 12  # of an older adapter
 
 
 def test_words_are_the_tokens_that_they_are_in_a_text():

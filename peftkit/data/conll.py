@@ -6,7 +6,7 @@
     -DOCSTART- -X- O      a document begins; its sentences form a group
 
 The first column is named `tokens`, the last one `labels`, and those between them `column_2` and so
-on. Each row is a sentence, and its number is that of its first line.
+on, whatever a header calls them. Each row is a sentence, and its number is that of its first line.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peftkit.data.rows import Malformed, Table
+from peftkit.data.rows import Malformed, Table, folded_name
 from peftkit.data.text_files import is_decoded
-from peftkit.errors import DataError
+from peftkit.errors import DataError, quoted
 from peftkit.wording import plural
 
 DOCUMENT = "document"
 """Column with the name of each sentence's document, in files with `-DOCSTART-` lines."""
 DOCUMENT_START = "-DOCSTART-"
 TAG = re.compile(r"O|[BIESUL]-\S+")
+WORD_NAMES = ("token", "tokens", "word", "words", "form", "text")
+TAG_NAMES = (
+    "tag", "tags", "label", "labels", "ner", "nertag", "nertags", "entity", "entities", "bio",
+    "iob", "pos", "postag", "postags", "upos", "xpos", "chunk", "slot", "slots",
+)  # fmt: skip
+"""Usual names of the first and the last column in the header of a file, as `folded_name` gives
+them."""
 SAMPLED_LINES = 2000
 MOST = 0.9
 """Least share of the sampled lines whose last column is a tag in a file that looks like CoNLL."""
@@ -52,6 +59,7 @@ def read_conll(path: Path, text: str, encoding: str, separator: str = "") -> Tab
     lines = _lines(text)
     separator = separator or _separator(lines)
     sentences, documents = _sentences(lines, separator, path.name)
+    sentences, notes = _without_header(sentences, str(path))
     counts = Counter(len(fields) for sentence in sentences for _, fields in sentence.words)
     if not counts:
         raise DataError(f"`{path}` has no words", "give a file with a word and its tag in a line")
@@ -69,7 +77,9 @@ def read_conll(path: Path, text: str, encoding: str, separator: str = "") -> Tab
             values[DOCUMENT] = sentence.document
         rows.append((sentence.words[0][0], values))
     named = (*columns, DOCUMENT) if documents else columns
-    return Table(str(path), named, tuple(rows), tuple(malformed), "line")
+    return Table(
+        str(path), named, tuple(rows), tuple(malformed), "line", word_a_line=True, notes=notes
+    )
 
 
 def looks_like_conll(text: str) -> bool:
@@ -113,6 +123,28 @@ def _sentences(lines: Sequence[str], separator: str, file: str) -> tuple[list[_S
         elif sentences[-1].words or not _is_comment(line, fields):
             sentences[-1].words.append((place, fields))
     return [sentence for sentence in sentences if sentence.words], number > 0
+
+
+def _without_header(
+    sentences: Sequence[_Sentence], file: str
+) -> tuple[list[_Sentence], tuple[str, ...]]:
+    """Leaves out a first line that names the columns, such as `token` and `tag`; returns a note on
+    it. A line is no header if another one has its tag.
+    """
+    lines = [line for sentence in sentences for line in sentence.words]
+    if not lines or not _are_names(lines[0][1]):
+        return list(sentences), ()
+    (number, fields), others = lines[0], lines[1:]
+    if any(other[-1] == fields[-1] for _, other in others):
+        return list(sentences), ()
+    first = _Sentence(sentences[0].document, sentences[0].words[1:])
+    note = f"line {number} of `{file}` is a header ({quoted(fields)}), and is left out"
+    return [first, *sentences[1:]] if first.words else list(sentences[1:]), (note,)
+
+
+def _are_names(fields: Sequence[str]) -> bool:
+    names = list(map(folded_name, fields))
+    return names[-1] in TAG_NAMES and not {*names[:-1]}.isdisjoint(WORD_NAMES)
 
 
 def _is_comment(line: str, fields: Sequence[str]) -> bool:

@@ -44,7 +44,7 @@ class SplitCounts:
     leaked: int = 0
     """Number of rows removed because the test or validation split has their input or group."""
     strata: dict[str, int] = field(default_factory=dict)
-    """Stratum, such as a label -> number of rows."""
+    """Stratum, such as a label -> number of rows, or of what `Ledger.counted` names."""
     truncated: int = 0
     unsupervised: int = 0
     """Number of rows left out because none of their outputs counts in the loss."""
@@ -68,6 +68,14 @@ class Ledger:
     notes: tuple[str, ...] = ()
     stratum: str = ""
     """The column whose values `strata` counts: the label, for a classifier."""
+    counted: str = "rows"
+    """What `strata` counts, in the plural: `rows`, or parts of rows such as `entities`."""
+
+    @property
+    def strata_title(self) -> str:
+        """The title of the table of `strata`: the column, and what is counted if not rows."""
+        column = self.stratum or "label"
+        return column if self.counted == "rows" else f"{self.counted} in {column}"
 
     def with_encoded(self, encoded: Encoded) -> Ledger:
         """Returns a copy with the counts that encoding adds to each split."""

@@ -66,6 +66,9 @@ class RowContract(Strata, Protocol):
     def stratum_column(self) -> str:
         """The column with the values of `counted`; empty if there is none."""
 
+    def counted_unit(self, rows: Sequence[Row]) -> str:
+        """Returns what `counted` counts, in the plural: `rows`, or parts such as `entities`."""
+
     def check_rows(self, rows: Sequence[Row]) -> None:
         """Raises DataError if the task cannot be learned from the rows with any split."""
 

@@ -15,6 +15,18 @@ from peftkit.errors import DataError, did_you_mean, quoted
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The file of a row, for messages."""
+
+    file: str = ""
+    """Name of the file or split; empty if it is unknown."""
+    unit: str = "row"
+    """What the row's number counts: `line` or `row`."""
+    word_a_line: bool = False
+    """Whether each word of a row has a line of its own, the first one that of the row's number."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of the user's data, with the task's names for columns."""
 
@@ -24,6 +36,20 @@ class Row:
     """The task's column (`text`, `label`, ...) -> value."""
     group: str = ""
     """Name of the row's group, whose rows stay in one split; empty if the row has no group."""
+    origin: Origin = Origin()
+
+    def place_of(self, word: int) -> str:
+        """Returns where a word of the row stands: ``line 7 of `a.conll` ``, or
+        ``line 7 of `a.jsonl`, word 3``.
+
+        Args:
+            word: its index in the row.
+        """
+        origin = self.origin
+        of_file = f" of `{origin.file}`" * bool(origin.file)
+        if origin.word_a_line:
+            return f"{origin.unit} {self.number + word}{of_file}"
+        return f"{origin.unit} {self.number}{of_file}, word {word + 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +72,8 @@ class Table:
     malformed: tuple[Malformed, ...] = ()
     unit: str = "row"
     """What the row numbers count: `line` or `row`."""
+    word_a_line: bool = False
+    """See `Origin.word_a_line`."""
     label_names: Mapping[str, Mapping[str, str]] | None = None
     """Column -> label -> name of the label; None if the source does not name its labels."""
     notes: tuple[str, ...] = ()

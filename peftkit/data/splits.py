@@ -14,7 +14,15 @@ from peftkit.data.drawing import draw_missing
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
 from peftkit.data.row_contract import RowContract, Splits
-from peftkit.data.rows import Malformed, Row, Table, check_columns, group_name, text_columns
+from peftkit.data.rows import (
+    Malformed,
+    Origin,
+    Row,
+    Table,
+    check_columns,
+    group_name,
+    text_columns,
+)
 from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, quoted
 from peftkit.wording import plural
@@ -64,6 +72,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
         },
         notes=(*_notes(task, tables.values(), counts), *task.remarks(splits)),
         stratum=task.stratum_column,
+        counted=task.counted_unit([row for part in rows.values() for row in part]),
     )
     return splits, ledger
 
@@ -101,6 +110,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
     source = task.source
     rows: list[Row] = []
     malformed = list(table.malformed)
+    origin = Origin(table.name, table.unit, table.word_a_line)
     for number, values in table.rows:
         read = task.read_row(values, table)
         group = group_name(values.get(source.group)) if source.group else ""
@@ -109,7 +119,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
         elif source.group and not group:
             malformed.append(Malformed(number, f"empty {source.group}"))
         else:
-            rows.append(Row(number, read, group or task.group(Row(number, read))))
+            rows.append(Row(number, read, group or task.group(Row(number, read)), origin))
     kinds, total = by_kind(malformed), len(table.rows) + len(table.malformed)
     if malformed and (source.malformed == "refuse" or not rows):
         problems = describe_malformed(kinds, table.unit)

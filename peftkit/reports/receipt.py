@@ -88,20 +88,23 @@ def write_receipt(file: Path, run: RunRecord) -> None:
 
 
 def _labels(ledger: Ledger) -> Folded | None:
-    """A table of the number of rows per label and split, the rarest label last; None without
-    labels.
+    """A table of the number of rows, or of entities, per label and split, the rarest label last;
+    None without labels.
     """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     names = strata_of(counts.values())
     if not names:
         return None
     rows = [(name, *(split.get(name, 0) for split in counts.values())) for name in names]
-    columns = (ledger.stratum or "label", *counts)
+    columns = (ledger.strata_title, *counts)
+    title = (
+        f"{ledger.counted.capitalize()} of each {'label' if ledger.counted == 'rows' else 'type'}"
+    )
     if len(rows) <= FOLD:
-        return Folded("", columns, rows, (), "")
+        return Folded(title, columns, rows, (), "")
     half = FOLD // 2
     selection = f"The {half} most frequent and the {half} rarest of {len(rows)}."
-    return Folded("", columns, [*rows[:half], *rows[-half:]], rows, selection)
+    return Folded(title, columns, [*rows[:half], *rows[-half:]], rows, selection)
 
 
 def folded(table: ScoreTable) -> Folded:

@@ -1,4 +1,6 @@
-"""Prints the number of rows per label and split, in few lines even for hundreds of labels."""
+"""Prints the number of rows, or of entities, per label and split, in few lines even for hundreds
+of labels.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ labels fit a terminal of 80 characters."""
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
-    """Prints each label's number of rows in each split, the most frequent label first. Prints
-    nothing if rows have no labels.
+    """Prints each label's number of rows, or of entities, in each split, the most frequent label
+    first. Prints nothing if rows have no labels.
 
     Args:
         whole: whether to name the labels even if there are more than `MOST_LINES`.
@@ -39,7 +41,7 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
     title = ledger.stratum or "label"
     if len(names) <= MOST_LINES:
         table = Table(box=None, padding=(0, 1), header_style="dim")
-        table.add_column(title)
+        table.add_column(ledger.strata_title)
         for split in counts:
             table.add_column(split, justify="right")
         for name in names:
@@ -49,14 +51,14 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
     if not whole:
         low, high = total[names[-1]], total[names[0]]
         console.print(
-            f"  {len(names):,} values of `{title}`, {low:,} to {high:,} rows each",
+            f"  {len(names):,} values of `{title}`, {low:,} to {high:,} {ledger.counted} each",
             highlight=False,
         )
         return
     shown_names = names if len(names) <= MOST_NAMED else [*names[:80], *names[-80:]]
     left_out = len(names) - len(shown_names)
     console.print(
-        f"  {len(names)} values of `{title}`, rows in {' + '.join(counts)}"
+        f"  {len(names)} values of `{title}`, {ledger.counted} in {' + '.join(counts)}"
         + (f", {left_out} of them not shown" if left_out else ""),
         style="dim",
         highlight=False,

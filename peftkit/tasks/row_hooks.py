@@ -84,6 +84,10 @@ class RowHooks:
         """The column that `counted` comes from; empty if there is no such column."""
         return ""
 
+    def counted_unit(self, rows: Sequence[Row]) -> str:
+        """What `counted` counts, in the plural: `rows`, or parts of rows such as `entities`."""
+        return "rows"
+
     def columns_read(self, table: Table) -> Collection[str]:
         """The columns of the table that the task reads; a note names other columns with text."""
         return set(self.columns.values())

@@ -47,8 +47,9 @@ class TextTask(Task):
     """What to do with texts of more than `max_length` tokens. `cut_end` cuts them; the record
     counts them. `windows` splits them into overlapping windows: each window is trained on, and a
     row's output is the mean of its windows' outputs."""
-    overlap: int = Field(default=64, ge=0)
-    """Number of tokens that neighbouring windows of a text share; at most half a window."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Number of tokens that neighbouring windows of a text share, at most half a window. None for
+    64, or half a window if that is less."""
     pooling: Literal["head", "mean", "cls"] = "head"
     """The layers on top of the base. `head`: the classification head of the base's architecture;
     `mean`: dropout and a linear layer on the mean of a text's last hidden states, for which
@@ -187,8 +188,11 @@ class TextTask(Task):
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
         from peftkit.tasks.encoding.text_encoding import prefix_notes, single_token_notes
+        from peftkit.tasks.encoding.window_overlap import check_overlap
 
         tokenizer, head = base.tokenizer, self.head_for(splits)
+        if self.over_long == "windows":
+            check_overlap(self.overlap, self.max_length, tokenizer)
         train, validation, test = (
             self._encode(rows, tokenizer, self.targets_for(rows, head), weights)
             for rows, weights in (
@@ -212,8 +216,11 @@ class TextTask(Task):
         self, rows: Sequence[Row], tokenizer: Any, targets: Array, weights: Sequence[float] | None
     ) -> Examples:
         from peftkit.tasks.encoding.text_encoding import encode_rows
+        from peftkit.tasks.encoding.window_overlap import window_overlap
 
-        overlap = self.overlap if self.over_long == "windows" else None
+        overlap = None
+        if self.over_long == "windows":
+            overlap = window_overlap(self.overlap, self.max_length, tokenizer)
         return encode_rows(
             rows, targets, weights, tokenizer, self.prefix, self.max_length, overlap
         )  # fmt: skip

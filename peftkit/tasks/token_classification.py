@@ -22,13 +22,14 @@ from peftkit.metrics.entities import OUTSIDE
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.reading.labels import alike, number_first
+from peftkit.tasks.reading.tag_checks import check_tags, first_of, rare_types
 from peftkit.tasks.reading.tag_schemes import Tags, all_tags, read_tags
 from peftkit.tasks.reading.tagged_words import read_spans, read_text, read_words, wrong_words
 from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.reading.token_classification_columns import OFFER
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
-from peftkit.wording import plural
+from peftkit.wording import noun, plural
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -57,8 +58,9 @@ class TaggedWords(Source):
     """Tag, or type of a span, in the file -> its name, in the order of the classes; empty to use
     the file's own."""
     broken: Literal["repair", "refuse"] = "repair"
-    """What to do with a tag that breaks its scheme, such as `I-PER` after `O`: begin an entity
-    there, as conlleval does, and count it, or stop."""
+    """What to do with a tag that breaks the file's scheme, such as `I-PER` after `O`. `repair`
+    begins an entity there, as conlleval does, and a note counts such tags; `refuse` stops, and
+    names the first one of each kind."""
 
 
 class TokenClassification(Task):
@@ -75,8 +77,9 @@ class TokenClassification(Task):
     """The labelled words, or texts."""
     max_length: int = Field(default=512, ge=8)
     """Most tokens of a window; the base may allow less."""
-    overlap: int = Field(default=64, ge=0)
-    """Number of tokens that neighbouring windows of a row share, at most half a window."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Number of tokens that neighbouring windows of a row share, at most half a window. None for
+    64, or half a window if that is less."""
 
     @property
     def source(self) -> TaggedWords:
@@ -133,23 +136,36 @@ class TokenClassification(Task):
     def stratum(self, row: Row) -> str:
         return ""
 
+    def counted(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
+        return [[kind for _, kind in found] for found in read_tags(rows).counted()]
+
+    def counted_unit(self, rows: Sequence[Row]) -> str:
+        return read_tags(rows).unit
+
+    @property
+    def stratum_column(self) -> str:
+        return self.data.spans or self.data.labels
+
     def check_rows(self, rows: Sequence[Row]) -> None:
-        tags = read_tags(rows)
-        if self.data.broken == "refuse" and (count := tags.faults.counts.total()):
-            raise DataError(
-                f"`{self.data.path}`: {plural(count, 'tag')} break the scheme {tags.scheme}: "
-                f"{tags.faults.describe()}",
-                "correct them, or begin an entity at each: `--task.data.broken repair`",
-            )
+        if not self.data.label_names:
+            check_tags(rows)
+        if self.data.broken == "refuse":
+            read_tags(rows).refuse_faults()
 
     def remarks(self, splits: Splits) -> Iterator[str]:
         rows = [row for part in splits.named().values() for row in part]
-        yield from read_tags(rows).notes()
+        tags = read_tags(rows)
+        yield from tags.notes()
+        yield from rare_types(splits.train, tags)
         if moved := sum(row.values.get("snapped", 0) for row in rows):
-            yield f"{plural(moved, 'span')} began or ended inside a word, and became whole words"
+            most = 2 * moved > sum(map(len, tags.counted()))
+            yield (
+                f"{plural(moved, 'span')} began or ended inside a word, and became whole words"
+                + "; check that `start` and `end` count characters, not bytes" * most
+            )
         counts = Counter(label for row in rows for label in row.values["labels"])
         for group in alike(counts, lambda _: None):
-            labels = quoted(f"{label}: {counts[label]:,} words" for label in group)
+            labels = quoted(f"{label}: {plural(counts[label], 'word')}" for label in group)
             yield f"labels that look alike count as separate classes ({labels}); correct one"
         if OUTSIDE not in counts:
             yield (
@@ -170,9 +186,11 @@ class TokenClassification(Task):
         known = self._labels(labels["train"], tags)
         for name in ("validation", "test"):
             if other := sorted(labels[name] - set(known)):
+                place = first_of(other, splits.named()[name], parts[name])
                 raise DataError(
-                    f"`{self.data.path}`: the {name} split has the label {quoted(other)}, which no "
-                    f"training row has; training has {quoted(sorted(labels['train']))}",
+                    f"`{self.data.path}`: the {name} split has the {noun(len(other), 'label')} "
+                    f"{quoted(other)}, which no training row has (first in {place}); training has "
+                    f"{quoted(sorted(labels['train']))}",
                     "correct the label, or add training rows for it",
                 )
 
@@ -180,26 +198,32 @@ class TokenClassification(Task):
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
         from peftkit.tasks.encoding.token_windows import encode_windows
+        from peftkit.tasks.encoding.window_overlap import check_overlap, window_overlap
 
+        tokenizer = base.tokenizer
+        check_overlap(self.overlap, self.max_length, tokenizer)
+        overlap = window_overlap(self.overlap, self.max_length, tokenizer)
         tags, parts = self._tags(splits)
         labels = self._labels({tag for words in parts["train"] for tag in words}, tags)
         index = {label: place for place, label in enumerate(labels)}
         train, validation, test = (
             encode_windows(
                 rows, [[index[tag] for tag in words] for words in parts[name]],
-                base.tokenizer, self.max_length, self.overlap,
+                tokenizer, self.max_length, overlap,
             )
             for name, rows in splits.named().items()
         )  # fmt: skip
         head = Head("AutoModelForTokenClassification", self.task_type, labels)
-        return Encoded(train, validation, test, head, base.tokenizer.pad_token_id)
+        return Encoded(train, validation, test, head, tokenizer.pad_token_id)
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
         from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.tasks.encoding.token_windows import encode_windows
+        from peftkit.tasks.encoding.window_overlap import window_overlap
 
         targets = [[IGNORE_INDEX] * len(row.values["tokens"]) for row in rows]
-        return encode_windows(rows, targets, base.tokenizer, self.max_length, self.overlap)
+        overlap = window_overlap(self.overlap, self.max_length, base.tokenizer)
+        return encode_windows(rows, targets, base.tokenizer, self.max_length, overlap)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any

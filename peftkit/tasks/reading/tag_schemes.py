@@ -16,8 +16,9 @@ from itertools import pairwise
 from typing import Literal
 
 from peftkit.data.rows import Row
+from peftkit.errors import DataError
 from peftkit.metrics.entities import OUTSIDE, Entity, entities, split_tag
-from peftkit.wording import plural
+from peftkit.wording import plural, verb
 
 Scheme = Literal["IO", "IOB1", "BIO", "BIOES", "BILOU", "mixed"]
 ENDS = {"BIOES": ("E", "S"), "BILOU": ("L", "U")}
@@ -30,13 +31,15 @@ class Faults:
 
     counts: Counter[str]
     """Kind of fault -> how often it occurs."""
-    first: dict[str, tuple[int, str]]
-    """Kind -> number of the first row that has it, and the tags there."""
+    first: dict[str, str]
+    """Kind -> the first place that has it, with its tag and the one before."""
 
     def describe(self) -> str:
-        """Returns a text such as ``3 I- after O (first in row 7: `O I-PER`)``."""
+        """Returns a text such as
+        ``3 I- after O (first in line 7 of `a.conll`: `I-PER` after `O`)``.
+        """
         return ", ".join(
-            f"{count:,} {kind} (first in row {self.first[kind][0]}: `{self.first[kind][1]}`)"
+            f"{count:,} {kind} (first in {self.first[kind]})"
             for kind, count in self.counts.most_common()
         )
 
@@ -50,14 +53,54 @@ class Tags:
     rows: tuple[list[str], ...]
     faults: Faults
 
+    mixed: str = ""
+    """The first tag with each prefix, and its place, if schemes are mixed."""
+
+    def counted(self) -> Iterator[list[tuple[int, str]]]:
+        """Yields, for each row, the index of the first word and the type of each entity, or of
+        each word; see `unit`.
+        """
+        by_word = self.unit == "words"
+        for tags in self.rows:
+            yield (
+                list(enumerate(tags))
+                if by_word
+                else [(start, kind) for start, _, kind in sorted(entities(tags))]
+            )
+
+    @property
+    def unit(self) -> str:
+        """What `counted` gives: `entities`, or `words` if tags have no prefix and none is `O`, as
+        for parts of speech.
+        """
+        by_word = self.scheme == "IO" and all(OUTSIDE not in tags for tags in self.rows)
+        return "words" if by_word else "entities"
+
+    def refuse_faults(self) -> None:
+        """Raises DataError if tags break the scheme, or if several schemes are mixed."""
+        if count := self.faults.counts.total():
+            raise DataError(
+                f"{plural(count, 'tag')} {verb(count, 'break')} the scheme {self.scheme}: "
+                f"{self.faults.describe()}",
+                "correct them, or begin an entity at each: `--task.data.broken repair`",
+            )
+        if self.scheme == "mixed":
+            raise DataError(
+                f"tags of several schemes are mixed: {self.mixed}",
+                "write all in one scheme, or convert them to BIO: `--task.data.broken repair`",
+            )
+
     def notes(self) -> Iterator[str]:
         """Yields notes on tags that were changed."""
         if self.scheme == "mixed":
-            yield "tags of several schemes are mixed; all become BIO, as conlleval reads them"
+            yield (
+                f"tags of several schemes are mixed ({self.mixed}); all become BIO, as conlleval "
+                "reads them"
+            )
         if count := self.faults.counts.total():
             yield (
-                f"{plural(count, 'tag')} break the scheme {self.scheme}, and begin a new entity, "
-                f"as in conlleval: {self.faults.describe()}"
+                f"{plural(count, 'tag')} {verb(count, 'break')} the scheme {self.scheme}, and "
+                f"{verb(count, 'begin')} a new entity, as in conlleval: {self.faults.describe()}"
             )
 
 
@@ -66,16 +109,37 @@ def read_tags(rows: Sequence[Row]) -> Tags:
     labels: list[list[str]] = [row.values["labels"] for row in rows]
     scheme = scheme_of(labels)
     counts: Counter[str] = Counter()
-    first: dict[str, tuple[int, str]] = {}
+    first: dict[str, str] = {}
     whole = []
     for row, tags in zip(rows, labels, strict=True):
         found = list(faults(tags, scheme))
         for kind, place in found:
             counts[kind] += 1
-            first.setdefault(kind, (row.number, " ".join(tags[max(0, place - 1) : place + 1])))
+            if kind not in first:
+                first[kind] = _shown(row, tags, place)
         changed = found or scheme == "mixed"
         whole.append(write_tags(entities(tags), len(tags), scheme) if changed else tags)
-    return Tags(scheme, tuple(whole), Faults(counts, first))
+    mixed = _first_of_each_prefix(rows) if scheme == "mixed" else ""
+    return Tags(scheme, tuple(whole), Faults(counts, first), mixed)
+
+
+def _first_of_each_prefix(rows: Sequence[Row]) -> str:
+    """Returns a text such as ``first `B-X` in line 3 of `a.conll`, `U-X` in line 9``."""
+    first: dict[str, str] = {}
+    for row in rows:
+        for place, tag in enumerate(row.values["labels"]):
+            prefix = split_tag(tag)[0]
+            if tag != OUTSIDE and prefix not in first:
+                first[prefix] = f"`{tag}` in {row.place_of(place)}"
+    return f"first {', '.join(first.values())}"
+
+
+def _shown(row: Row, tags: Sequence[str], place: int) -> str:
+    """Returns a place in a row, its tag and the one before; `place` may be the end of the row."""
+    if place == len(tags):
+        return f"{row.place_of(place - 1)}: `{tags[-1]}` at the end"
+    before = f"after `{tags[place - 1]}`" if place else "at the beginning"
+    return f"{row.place_of(place)}: `{tags[place]}` {before}"
 
 
 def scheme_of(rows: Iterable[Sequence[str]]) -> Scheme:

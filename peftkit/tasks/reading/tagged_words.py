@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from peftkit.data.rows import is_missing
 from peftkit.metrics.entities import split_tag
+from peftkit.tasks.reading.marked_spans import marked_spans
 from peftkit.tasks.reading.tag_schemes import write_tags
 from peftkit.tasks.reading.text_words import snapped, words_of
-
-Marked = tuple[int, int, str]
-"""An entity in a text: index of its first character, index after its last one, type."""
+from peftkit.wording import plural
 
 
 def read_words(
@@ -28,7 +26,10 @@ def read_words(
     if wrong := wrong_words(words, of_words) or wrong_labels(labels, of_labels):
         return wrong
     if len(labels) != len(words):
-        return f"{of_labels} has {len(labels)} entries, {of_words} {len(words)}"
+        return (
+            f"{of_labels} has {plural(len(labels), 'label')}, {of_words} "
+            f"{plural(len(words), 'word')}"
+        )
     in_file = [str(label).strip() for label in labels]
     if unknown := [label for label in in_file if names and label not in names]:
         return f"{of_labels} `{unknown[0]}` is not in label_names"
@@ -48,11 +49,12 @@ def read_spans(
         columns: names of the two columns.
         names: type in the file -> its name; empty if they are not named.
     """
-    read, marked = read_text(text, columns[0]), _marked(spans, columns[1])
+    read = read_text(text, columns[0])
     if isinstance(read, str):
         return read
-    if isinstance(marked, str) or (wrong := _wrong_spans(marked, text, columns[1])):
-        return marked if isinstance(marked, str) else wrong
+    marked = marked_spans(spans, text, columns[1])
+    if isinstance(marked, str):
+        return marked
     if unknown := [kind for *_, kind in marked if names and kind not in names]:
         return f"{columns[1]} `{unknown[0]}` is not in label_names"
     places = [(start, end, names.get(kind, kind)) for start, end, kind in marked]
@@ -63,10 +65,12 @@ def read_spans(
         if inside is None:
             return f"{columns[1]} has {start} to {end}, which holds no word"
         found.append((*inside, kind))
-    for (_, end, _), (start, *_) in pairwise(found):
+    for (_, end, kind), (start, _, other) in pairwise(found):
         if start < end:
             word = text[slice(*words[start])]
-            return f"{columns[1]} has two entities in the word `{word[:30]}`"
+            return (
+                f"{columns[1]} has two entities in the word `{word[:30]}`: `{kind}` and `{other}`"
+            )
     exact = [(words[first][0], words[stop - 1][1]) for first, stop, _ in found]
     moved = sum(place[:2] != whole for place, whole in zip(places, exact, strict=True))
     return {**read, "labels": write_tags(found, len(words), "BIO"), "snapped": moved}
@@ -110,45 +114,4 @@ def wrong_labels(labels: Any, column: str) -> str:
     for place, label in enumerate(labels, start=1):
         if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
             return f"{column} has {label!r} as label {place}"
-    return ""
-
-
-def are_spans(value: Any) -> bool:
-    """Whether a value is a list of entities with a start, an end and a type, or an empty list."""
-    return isinstance(value, list) and not isinstance(_marked(value, ""), str)
-
-
-def _marked(spans: Any, column: str) -> list[Marked] | str:
-    """Returns entities from left to right, or says which one is malformed."""
-    if is_missing(spans):
-        return []
-    if not isinstance(spans, list):
-        return f"{column} is {type(spans).__name__}, not a list of spans"
-    marked: list[Marked] = []
-    for span in spans:
-        start, end, kind = _fields(span)
-        places = [place for place in (start, end) if type(place) is int]
-        if len(places) < 2 or not isinstance(kind, str) or not kind.strip():
-            shown = f"{span!r}"[:60]
-            return f"{column} has {shown}, not a start, an end and a label"
-        marked.append((places[0], places[1], kind.strip()))
-    return sorted(marked)
-
-
-def _fields(span: Any) -> Sequence[Any]:
-    if isinstance(span, Mapping):
-        return span.get("start"), span.get("end"), span.get("label", span.get("type"))
-    return span if isinstance(span, list | tuple) and len(span) == 3 else (None, None, None)
-
-
-def _wrong_spans(marked: Sequence[Marked], text: str, column: str) -> str:
-    """Says which entity has no place in the text, or overlaps another one; empty if none does."""
-    for start, end, _ in marked:
-        if start == end:
-            return f"{column} has the empty span {start} to {end}"
-        if not 0 <= start < end <= len(text):
-            return f"{column} has {start} to {end}, outside the text of {len(text)} characters"
-    for (start, end, _), (other, stop, _) in pairwise(marked):
-        if other < end:
-            return f"{column} has {start} to {end} and {other} to {stop}, which overlap"
     return ""
