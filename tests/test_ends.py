@@ -391,6 +391,19 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_how(given, expected)
     assert after == str(expected)
 
 
+def test_threads_of_runs_in_their_own_process_sleep_too():
+    """Where a comparison is started by a script and no command."""
+    code = (
+        "from peftkit.experiments.jobs.own_process import run_isolated\nimport os\n"
+        "if __name__ == '__main__': print(run_isolated(os.getenv, 'GOMP_SPINCOUNT'))"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in WAITING}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1000"
+
+
 def test_a_run_records_its_threads(tmp_path, make_recipe):
     done = run(make_recipe(max_steps=1, threads=1), str(tmp_path / "r"))
     recipe = json.loads((done.folder / "recipe.json").read_text())

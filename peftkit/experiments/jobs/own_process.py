@@ -22,6 +22,7 @@ import torch
 from peftkit.bases.devices import is_out_of_memory
 from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.errors import PeftkitError, RecipeError, TrainingError, first_line
+from peftkit.training.threads import sleep_while_waiting
 
 PRELOADED = ["peftkit.experiments.jobs.preloaded"]
 
@@ -51,12 +52,14 @@ def refuse_launcher(what: str, command: str) -> None:
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a function of a module in another process and returns its result.
+    """Runs a function of a module in another process and returns its result. Processes that are
+    started from now on sleep while they wait, see `sleep_while_waiting`.
 
     Raises:
         PeftkitError: the function raised this error.
         DiedError: the process was killed, or the function raised any other error.
     """
+    sleep_while_waiting()
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_inside, args=(sender, function, arguments))  # type: ignore[attr-defined]
