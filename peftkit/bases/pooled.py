@@ -13,14 +13,20 @@ not pooled.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from peftkit.bases.pooling import (
+    at_places,
+    first,
+    first_of_documents,
+    mean,
+    mean_of_documents,
+    text_mask,
+)
 from peftkit.errors import BaseModelError
 
 FIELD = "peftkit_pooling"
@@ -187,18 +193,18 @@ class _Pooled:
         out = trunk(**{name: value for name, value in inputs.items() if value is not None})
         hidden: Tensor = out.last_hidden_state
         pooling = getattr(self.config, FIELD)
-        first = pooling == "cls"
+        first_only = pooling == "cls"
         if pooling == "markers":
-            pooled = _at_places(
+            pooled = at_places(
                 hidden[:, num_virtual_tokens:], read_at, getattr(self.config, PLACES)
             )
         elif document_lengths is not None:
-            pooled = (_first_of_documents if first else _mean_of_documents)(
+            pooled = (first_of_documents if first_only else mean_of_documents)(
                 hidden, document_lengths
             )
         else:
-            text = _text(hidden, attention_mask, num_virtual_tokens)
-            pooled = _first(hidden, text) if first else _mean(hidden, text)
+            text = text_mask(hidden, attention_mask, num_virtual_tokens)
+            pooled = first(hidden, text) if first_only else mean(hidden, text)
         return SequenceClassifierOutputWithPast(
             logits=self.classifier(self.dropout(pooled)),
             past_key_values=out.get("past_key_values"),
@@ -211,56 +217,3 @@ def _dropout(config: Any) -> float:
     """The first dropout rate of `DROPOUTS` that the configuration has; 0 if it has none."""
     rates = (getattr(config, name, None) for name in DROPOUTS)
     return float(next((rate for rate in rates if rate is not None), 0.0))
-
-
-def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tensor:
-    """Mask of the hidden states to pool, (rows, width): 1 for tokens of the text, 0 for others."""
-    rows, width = hidden.shape[:2]
-    if mask is None:
-        mask = torch.ones((rows, width), device=hidden.device)
-    if mask.dim() != 2 or mask.shape[1] < width:
-        raise ValueError(
-            f"a mask of shape {tuple(mask.shape)} does not fit {rows} x {width} tokens"
-        )
-    mask = mask[:, -width:]
-    if num_virtual_tokens:
-        mask = mask * (mask.cumsum(1) > num_virtual_tokens)
-    return mask.to(torch.float32)
-
-
-def _mean(hidden: Tensor, text: Tensor) -> Tensor:
-    """Mean hidden state of each text, (rows, d), computed in float32."""
-    sums = (hidden.float() * text[..., None]).sum(1)
-    return (sums / text.sum(1, keepdim=True)).to(hidden.dtype)
-
-
-def _at_places(hidden: Tensor, read_at: Tensor | None, places: int) -> Tensor:
-    """Joins the hidden states at the places of each output, (rows, width, d) -> (outputs, places *
-    d).
-    """
-    if read_at is None:
-        return hidden[:, 0].repeat(1, places)
-    return hidden.flatten(0, 1).index_select(0, read_at.flatten()).reshape(len(read_at), -1)
-
-
-def _first(hidden: Tensor, text: Tensor) -> Tensor:
-    """Hidden state of each text's first token, (rows, d)."""
-    at = text.argmax(1)  # argmax returns the first of equal values
-    return hidden[torch.arange(len(hidden), device=hidden.device), at]
-
-
-def _mean_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Mean hidden state of each document, (1, tokens, d) -> (documents, d), computed in float32."""
-    counts = torch.tensor(lengths, device=hidden.device)
-    means = torch.segment_reduce(hidden[0].float(), "mean", lengths=counts, axis=0, unsafe=True)
-    return means.to(hidden.dtype)
-
-
-def _first_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Hidden state of each document's first token, (1, tokens, d) -> (documents, d). `hidden` is
-    (documents, 1, d) if the last block computed first tokens only.
-    """
-    if hidden.shape[:2] == (len(lengths), 1):
-        return hidden[:, 0]
-    counts = torch.tensor(lengths, device=hidden.device)
-    return hidden[0].index_select(0, counts.cumsum(0) - counts)
