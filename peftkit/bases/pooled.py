@@ -19,14 +19,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-from peftkit.bases.pooling import (
-    at_places,
-    first,
-    first_of_documents,
-    mean,
-    mean_of_documents,
-    text_mask,
-)
+from peftkit.bases.pooling import at_places, first, mean
 from peftkit.errors import BaseModelError
 
 FIELD = "peftkit_pooling"
@@ -192,19 +185,14 @@ class _Pooled:
         trunk = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         out = trunk(**{name: value for name, value in inputs.items() if value is not None})
         hidden: Tensor = out.last_hidden_state
-        pooling = getattr(self.config, FIELD)
-        first_only = pooling == "cls"
-        if pooling == "markers":
-            pooled = at_places(
-                hidden[:, num_virtual_tokens:], read_at, getattr(self.config, PLACES)
-            )
-        elif document_lengths is not None:
-            pooled = (first_of_documents if first_only else mean_of_documents)(
-                hidden, document_lengths
-            )
-        else:
-            text = text_mask(hidden, attention_mask, num_virtual_tokens)
-            pooled = first(hidden, text) if first_only else mean(hidden, text)
+        virtual = num_virtual_tokens
+        match getattr(self.config, FIELD):
+            case "markers":
+                pooled = at_places(hidden[:, virtual:], read_at, getattr(self.config, PLACES))
+            case "cls":
+                pooled = first(hidden, attention_mask, virtual, document_lengths)
+            case _:
+                pooled = mean(hidden, attention_mask, virtual, document_lengths)
         return SequenceClassifierOutputWithPast(
             logits=self.classifier(self.dropout(pooled)),
             past_key_values=out.get("past_key_values"),
