@@ -119,8 +119,9 @@ def _span_in_text(text: str, value: Any, column: str) -> Span | str:
     place = read_place(value, column)
     if isinstance(place, str):
         return place
-    wrong = _outside(place, column, len(text), "the text of {} characters")
-    if wrong := wrong or _other_text(text, place, column):
+    outside = _outside(place, column, len(text), "the text of {} characters")
+    ordered = 0 <= place[0] < place[1]
+    if wrong := (_other_text(text, place, column) if ordered else "") or outside:
         return wrong
     span = trimmed(text, place[:2])
     if span[0] == span[1]:
