@@ -230,7 +230,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"/tmp/hf_tasks/{task}_{arguments.method}_{arguments.seed}",
             num_train_epochs=EPOCHS[task], seed=arguments.seed,
             per_device_train_batch_size=BATCH[task], per_device_eval_batch_size=64,
-            learning_rate=rate, max_steps=arguments.max_steps, warmup_ratio=0.06, weight_decay=0.01,
+            learning_rate=rate, max_steps=arguments.max_steps, warmup_steps=0.06, weight_decay=0.01,
             eval_strategy="epoch", save_strategy="best", save_total_limit=1,
             load_best_model_at_end=True, metric_for_best_model="score", report_to="none",
             disable_tqdm=True, logging_strategy="no", use_cpu=True,

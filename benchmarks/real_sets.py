@@ -269,14 +269,20 @@ def main(arguments: argparse.Namespace) -> None:
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {(r["name"], r["method"], r["seed"]) for r in map(json.loads, lines)}
     due = [] if arguments.report else list(jobs(arguments.table, arguments.data))
+    failed = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows = [pool.submit(row_of, arguments.table, job) for job in due if job[:3] not in done]
         for finished in as_completed(rows):
+            if error := finished.exception():  # the other rows are written all the same
+                failed += 1
+                print(error, file=sys.stderr, flush=True)
+                continue
             line = json.dumps(finished.result())
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             print(line[:200], flush=True)
     report(arguments.table)
+    sys.exit(f"{failed} runs failed; the same command tries them again" if failed else 0)
 
 
 def row_of(table: str, job: Job) -> dict[str, Any]:
