@@ -1,4 +1,6 @@
-"""Recipes of intents, entities, ranking and regression learn on a slice; all read other files."""
+"""Recipes of intents, entities, relations, ranking and regression learn on a slice; all read other
+files.
+"""
 
 from __future__ import annotations
 
@@ -122,6 +124,11 @@ def other_rows(name: str) -> list[dict]:
     if name.startswith("chat"):
         rows = conversations(40)
         return [{**row, "scenario": number, "language": "en"} for number, row in enumerate(rows)]
+    if name.startswith("relations"):
+        return [
+            {"text": text, "pairs": [{"head": [0, 2], "tail": [3, 5], "relation": f"r{n % 2}"}]}
+            for n, text in enumerate(words)
+        ]
     if name.startswith("ranking"):
         return [
             {"text": words[number // 3], "text_pair": f"p{number}", "score": int(number % 3 == 0),
