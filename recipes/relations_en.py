@@ -13,7 +13,9 @@ def recipe() -> Recipe:
         base=Base(name_or_path="packaged:minilm-l6"),
         task=RelationExtraction(data=data),
         method=LoRA(r=8, lora_alpha=16, target_modules="all-linear"),
-        training=Training(learning_rate=3e-3, num_epochs=20, batch_size=16),
+        training=Training(
+            learning_rate=3e-3, num_epochs=20, batch_size=16, early_stopping_patience=0
+        ),
     )
 
 

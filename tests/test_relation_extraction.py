@@ -448,13 +448,13 @@ def test_every_score_has_parts_an_interval_and_a_place_in_the_tables():
     turned = sum(row[-1] for row in relations.rows)
     (matrix,) = score.matrices
     assert matrix.labels == ("Made", "Part", "Other")
-    assert matrix.columns == (*matrix.labels, "other direction")
+    assert matrix.columns == (*matrix.labels, "reversed")
     assert sum(map(sum, matrix.counts)) == 80
     assert sum(row[-1] for row in matrix.counts) == turned > 0
     assert [row[0] for row in labels.rows] == list(LABELS)
     assert all("<e1>a</e1>" in mistake.text for mistake in score.mistakes)
     svg = confusion.picture(matrix.labels, matrix.counts, matrix.columns)
-    assert "other direction" in svg
+    assert "reversed" in svg
     assert confusion.worst_pairs(matrix.labels, matrix.counts, matrix.columns)
 
 
@@ -540,9 +540,6 @@ def test_answers_for_texts_and_files(trained, tmp_path, capsys):
     long = f"<e1>word3</e1> {'of ' * 400} <e2>word4</e2>"
     with pytest.raises(DataError, match=r"row 2: its entities are too far apart for 64 tokens"):
         adapter.predict(["<e1>a</e1> <e2>b</e2>", long])
-    rows = [{"text": f"{text} {n}", "pairs": [{"head": [4, 9], "tail": [17, 22]},
-                                              {"head": [17, 22], "tail": [4, 9]}]}
-            for n in range(2)]  # fmt: skip
     row = ("the a film <e1>word5</e1> dark <e2>word6</e2> of in it",)
     marks = write_csv(tmp_path / "in.csv", [row], ("text",))
     command_line(["predict", str(trained.folder), "--file", str(marks), "--out",
@@ -550,9 +547,6 @@ def test_answers_for_texts_and_files(trained, tmp_path, capsys):
     with (tmp_path / "out.csv").open() as file:
         (answer,) = csv.DictReader(file)
     assert answer["predicted"] == "Part(e2,e1)"
-    task = adapter.recipe.task.with_(data=adapter.recipe.task.data.with_(pairs="pairs"))
-    table = Table("a", ("text", "pairs"), tuple(enumerate(rows, 1)))
-    assert [number for number, _ in task.adapt_inputs(table).rows] == [1, 1, 2, 2]
     command_line(
         [
             "predict",
@@ -562,6 +556,30 @@ def test_answers_for_texts_and_files(trained, tmp_path, capsys):
         ]
     )
     assert "Made(e1,e2)" in capsys.readouterr().out
+
+
+def test_a_file_of_pairs_gets_a_line_for_each_pair(bases, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", pair_rows(60))
+    done = run(recipe_of(task_of(path, **PAIRS), bases["bert"], max_steps=2), str(tmp_path / "run"))
+    rows = [{name: row[name] for name in ("tokens", "entities")} for row in pair_rows(2)]
+    for row in rows:
+        row["relations"] = [{"head": 0, "tail": 1}, {"head": 1, "tail": 0}]
+    asked = write_jsonl(tmp_path / "in.jsonl", rows)
+    out = tmp_path / "out.csv"
+    command_line(["predict", str(done.folder), "--file", str(asked), "--out", str(out)])
+    with out.open() as file:
+        answers = list(csv.DictReader(file))
+    assert [json.loads(row["relations"])["head"] for row in answers] == [0, 1, 0, 1]
+    assert all(row["predicted"] in LABELS for row in answers)
+
+
+def test_a_task_of_places_answers_texts_with_marks_too():
+    task = task_of("a", head="head", tail="tail")
+    values = {"text": "<e1>Ada</e1> in <e2>London</e2>"}
+    read = task.read_input(values, Table("a", ("text",), ((1, values),)))
+    assert read == {"text": "Ada in London", "head": (0, 3), "tail": (7, 13)}
+    with pytest.raises(DataError, match="has no column `head`, `tail`"):
+        task.read_input({"text": "Ada in London"}, Table("a", ("text",), ((1, {}),)))
 
 
 def test_check_shows_the_markers(semeval, bases, capsys, tmp_path):

@@ -131,4 +131,5 @@ OFFER: Final = Offer(
     reads="a text with <e1> and <e2> around two entities, or with their places, and a relation",
     readings=readings,
     base="packaged:minilm-l6",
+    sample={"path": "packaged:alder-vale", "subset": "en", "pairs": "pairs"},
 )

@@ -32,7 +32,7 @@ from peftkit.tasks.scoring.class_scores import (
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
-TURNED = "other direction"
+TURNED = "reversed"
 """Name of the matrix's column with the right relation in the wrong direction."""
 
 
