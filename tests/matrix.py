@@ -185,6 +185,7 @@ class _BareTask(Task):
     labels: ClassVar[tuple[str, ...]] = ()
     size: ClassVar[int | None] = None
     problem_type: ClassVar[str | None] = None
+    markers: ClassVar[tuple[str, ...]] = ()
     scores = ("loss",)
 
     def targets(self, count: int, width: int) -> Tensor:
@@ -238,6 +239,12 @@ class Levels(_BareTask):
         return BinaryCrossEntropies()
 
 
+class Relations(Classification):
+    """A class for two places of each text."""
+
+    auto_class, markers = "AutoModel", ("[E1]", "[E2]")
+
+
 class LanguageModel(_BareTask):
     task_type, auto_class = "CAUSAL_LM", "AutoModelForCausalLM"
 
@@ -262,13 +269,14 @@ HEADS: dict[str, tuple[_BareTask, tuple[str, ...]]] = {
     "label sets": (LabelSets(), (*DECODERS, "BERT", "T5")),
     "number": (OneNumber(), (*DECODERS, "BERT", "T5")),
     "levels": (Levels(), (*DECODERS, "BERT", "T5")),
+    "relations": (Relations(), (*DECODERS, "BERT")),
     "language model": (LanguageModel(), DECODERS),
     "token labels": (TokenLabels(), (*DECODERS, "BERT", "T5")),
     "question answering": (Answers(), (*DECODERS, "BERT", "T5")),
     "sequence to sequence": (Seq2Seq(), ("T5",)),
 }
 """Name -> head, and the architectures that transformers has it for."""
-POOLED = ("classification", "label sets", "number", "levels")
+POOLED = ("classification", "label sets", "number", "levels", "relations")
 """Heads with one output for each text."""
 
 
@@ -371,12 +379,20 @@ def encoded_of(task: _BareTask) -> Encoded:
     if task.problem_type:
         targets = task.targets(len(ids), task.size or len(task.labels)).numpy()
         examples = replace(examples, targets=targets)
+    if task.markers:
+        examples = replace(examples, read_at=Ragged.of(map(places_in, ids), width=2))
     trained = bool(task.labels or task.size)
     head = Head(
         task.auto_class, task.task_type, task.labels, trained,
-        size=task.size, problem_type=task.problem_type,
+        size=task.size, problem_type=task.problem_type, markers=task.markers,
+        pooling="markers" if task.markers else "",
     )  # fmt: skip
     return Encoded(examples, examples, examples, head, 0)
+
+
+def places_in(text: np.ndarray) -> list[list[int]]:
+    """The two places of a text that the head for relations reads."""
+    return [[1, len(text) - 1]]
 
 
 def padded(texts: list[np.ndarray]) -> dict[str, Tensor]:
@@ -400,6 +416,9 @@ def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
     if head == "sequence to sequence":
         decoder = torch.tensor([DECODER] * len(texts))
         return model(**inputs, decoder_input_ids=decoder).logits.float().flatten(0, 1)
+    if head == "relations":
+        starts = torch.arange(len(texts))[:, None] * inputs["input_ids"].shape[1]
+        inputs["read_at"] = torch.tensor([places_in(text)[0] for text in texts]) + starts
     found = model(**inputs)
     if head in POOLED:
         return found.logits.float()
@@ -553,6 +572,8 @@ def learned(cell: Cell, model: nn.Module) -> Examples:
     ids = rows()
     inputs = {"input_ids": Ragged.of(ids)}
     read = None if cell.head in POOLED else [np.arange(len(row)) for row in ids]
+    if cell.head == "relations":
+        read = [places_in(row) for row in ids]
     if cell.head == "sequence to sequence":
         inputs["decoder_input_ids"] = Ragged.of([DECODER] * len(ids))
         read = [np.arange(len(DECODER)) for _ in ids]
@@ -562,7 +583,9 @@ def learned(cell: Cell, model: nn.Module) -> Examples:
         rows=tuple(Row(number, {}) for number in range(len(ids))),
         inputs=inputs,
         targets=HEADS[cell.head][0].targets(*shape).numpy(),
-        read_at=None if read is None else Ragged.of(read, width=1),
+        read_at=None
+        if read is None
+        else Ragged.of(read, width=2 if cell.head == "relations" else 1),
     )
 
 

@@ -34,6 +34,7 @@ SLICE = {
     ("token labels", "BERT", "nf4 double"), ("question answering", "Llama", "fp4"),
     ("classification", "T5", "nf4 bfloat16"), ("label sets", "BERT", "float32"),
     ("number", "BERT", "int8"), ("levels", "Llama", "float32"),
+    ("relations", "BERT", "float32"),
 }  # fmt: skip
 """Head, architecture and precision of the cells that run without `-m matrix`, for every method."""
 

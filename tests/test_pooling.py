@@ -21,9 +21,11 @@ from peftkit.bases.base import Base
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import open_base
 from peftkit.bases.pooled import FIELD, check_first_token, pooled_class
+from peftkit.bases.pooled import PLACES as JOINED
 from peftkit.cli.main import command_line
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.head import Head
+from peftkit.data.ragged import Ragged
 from peftkit.deploy.exporting.export import export
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, BaseModelError
@@ -44,8 +46,12 @@ CPU = Accelerator(cpu=True)
 EXACT = 1e-5
 LABELS = ("a", "b", "c")
 WAYS = [("bert", "mean"), ("bert", "cls"), ("roberta", "mean"), ("roberta", "cls"),
-        ("electra", "cls"), ("llama", "mean"), ("gemma2", "mean"), ("gpt2", "mean")]  # fmt: skip
+        ("electra", "cls"), ("llama", "mean"), ("gemma2", "mean"), ("gpt2", "mean"),
+        ("bert", "markers"), ("electra", "markers"), ("llama", "markers")]  # fmt: skip
 THREE = [("bert", "mean"), ("bert", "cls"), ("llama", "mean")]
+MARKERS = [("bert", "markers"), ("llama", "markers")]
+PLACES = [[(n * 7) % (n - 1), n - 1] for n in LENGTHS]
+"""The two places of each example that `markers` reads."""
 
 
 def config_of(kind, pooling):
@@ -53,6 +59,8 @@ def config_of(kind, pooling):
     config = getattr(transformers, name)(**size)
     config.num_labels = len(LABELS)
     setattr(config, FIELD, pooling)
+    if pooling == "markers":
+        setattr(config, JOINED, 2)
     return config
 
 
@@ -62,6 +70,9 @@ def setting(kind, pooling) -> tuple[torch.nn.Module, Encoded]:
     model = pooled_class(config, kind).from_config(config).eval()
     examples = examples_of(per_token=False, segments=kind == "bert")
     head = Head("AutoModel", "SEQ_CLS", LABELS, pooling=pooling)
+    if pooling == "markers":
+        head = dataclasses.replace(head, markers=("[E1]", "[E2]"))
+        examples = dataclasses.replace(examples, read_at=Ragged.of(PLACES, width=2))
     return model, Encoded(examples, examples, examples, head, 1)
 
 
@@ -75,8 +86,10 @@ def trunk_of(model):
     return trunk
 
 
-def pooled(hidden, pooling):
-    """(1, tokens, d) -> (1, d)."""
+def pooled(hidden, pooling, index):
+    """(1, tokens, d) -> (1, d), or (1, 2 d) for `markers`; of the example at `index`."""
+    if pooling == "markers":
+        return torch.cat([hidden[:, place] for place in PLACES[index]], dim=1)
     return hidden.mean(1) if pooling == "mean" else hidden[:, 0]
 
 
@@ -89,7 +102,7 @@ def by_hand(trunk, classifier, examples: Examples, pooling):
             segments = examples.inputs["token_type_ids"][index]
             inputs["token_type_ids"] = torch.from_numpy(segments).long()[None]
         hidden = trunk(**inputs).last_hidden_state
-        logits.append(pooled(hidden, pooling) @ classifier.weight.T + classifier.bias)
+        logits.append(pooled(hidden, pooling, index) @ classifier.weight.T + classifier.bias)
     return torch.cat(logits)
 
 
@@ -106,7 +119,7 @@ def close(found, expected, allowed=EXACT):
 def test_loss_and_gradients_are_those_of_single_documents(kind, pooling, layout):
     model, encoded = setting(kind, pooling)
     examples = encoded.train
-    trunk, classifier = trunk_of(model), torch.nn.Linear(32, len(LABELS))
+    trunk, classifier = trunk_of(model), torch.nn.Linear(*model.classifier.weight.shape[::-1])
     classifier.load_state_dict(model.classifier.state_dict())
     logits = by_hand(trunk, classifier, examples, pooling)
     targets = torch.from_numpy(examples.targets)
@@ -143,7 +156,7 @@ def test_a_dropout_of_the_architecture_stands_before_the_classifier():
         assert setting(kind, "mean")[0].dropout.p == dropout
 
 
-@pytest.mark.parametrize(("kind", "pooling"), THREE)
+@pytest.mark.parametrize(("kind", "pooling"), THREE + MARKERS)
 @pytest.mark.parametrize(
     "method",
     [pk.PromptTuning(num_virtual_tokens=4), pk.PTuning(num_virtual_tokens=4),
@@ -161,7 +174,7 @@ def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
     with torch.inference_mode():
         ((_, found),) = engine.outputs(batch)
         prompt = model.get_prompt(batch_size=1)
-        for row in plain.input_ids:
+        for index, row in enumerate(plain.input_ids):
             ids = torch.from_numpy(row).long()[None]
             mask = torch.ones(1, 4 + len(row))
             if method.kind() == "PrefixTuning":
@@ -173,7 +186,7 @@ def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
                 embeddings = torch.cat([prompt, text], 1)
                 out = trunk(inputs_embeds=embeddings, attention_mask=mask)
                 hidden = out.last_hidden_state[:, 4:]
-            expected.append(pooled(hidden, pooling) @ classifier.weight.T + classifier.bias)
+            expected.append(pooled(hidden, pooling, index) @ classifier.weight.T + classifier.bias)
     close(found, torch.cat(expected))
 
 

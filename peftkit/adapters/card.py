@@ -169,9 +169,7 @@ def write_card(
     pooled = ""
     if head.pooling:
         whole = (folder / "config.json").is_file()
-        pooled = (
-            model_code(head.pooling) if whole else adapter_code(head.pooling, _is_reachable(base))
-        )
+        pooled = model_code(head) if whole else adapter_code(head, _is_reachable(base))
     added = recipe.added_tokens
     text = _template().render(
         record=record,

@@ -88,7 +88,7 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
     if record is None:
         return
     saved, wanted = (
-        (h.task_type, h.labels, h.pooling, h.num_outputs, h.problem_type)
+        (h.task_type, h.labels, h.pooling, h.markers, h.num_outputs, h.problem_type)
         for h in (record.head, head)
     )
     if saved != wanted:

@@ -160,7 +160,7 @@ def has_tied_output(model: Any) -> bool:
 
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
     """The transformers configuration for the base's model with the task's head."""
-    from peftkit.bases.pooled import FIELD
+    from peftkit.bases.pooled import FIELD, PLACES
 
     config = copy.deepcopy(base.config)
     if head.num_outputs:
@@ -174,8 +174,11 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
     config = as_in_files(config, base)
     if head.pooling:
         setattr(config, FIELD, head.pooling)
-    elif hasattr(config, FIELD):  # the base is a merged model of peftkit
-        delattr(config, FIELD)
+    if head.markers:
+        setattr(config, PLACES, len(head.markers))
+    for field, wanted in ((FIELD, head.pooling), (PLACES, head.markers)):
+        if hasattr(config, field) and not wanted:  # the base is a merged model of peftkit
+            delattr(config, field)
     if dropout is not None:
         names = [
             name

@@ -2,6 +2,8 @@
 
     mean    logits = W dropout(sum_t h_t / T) + b        t: the tokens of the text
     cls     logits = W dropout(h_1) + b                  (Devlin et al. 2019, arXiv:1810.04805)
+    markers logits = W dropout([h_i; h_j]) + b           (Soares et al. 2019, arXiv:1906.03158)
+            i, j: places of two marker tokens, such as those at the starts of two entities
 
 In bases trained to compare texts by the mean of their hidden states (Reimers & Gurevych 2019,
 arXiv:1908.10084), the pooler that BERT's head reads is untrained. Virtual tokens before a text are
@@ -22,7 +24,9 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from peftkit.errors import BaseModelError
 
 FIELD = "peftkit_pooling"
-"""Field of the model's configuration that holds the pooling, `mean` or `cls`."""
+"""Field of the model's configuration that holds the pooling: `mean`, `cls` or `markers`."""
+PLACES = "peftkit_places"
+"""Field of the model's configuration for the number of hidden states that `markers` joins."""
 DROPOUTS = (
     "classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout", "dropout",
     "resid_pdrop",
@@ -65,8 +69,13 @@ def is_pooled(model: Any) -> bool:
 
 
 def reads_every_token(model: Any) -> bool:
-    """Whether a model is a pooled classifier that reads more than one token of a text."""
-    return is_pooled(model) and getattr(model.config, FIELD) == "mean"
+    """Whether a model is a pooled classifier that may read any token of a text."""
+    return is_pooled(model) and getattr(model.config, FIELD) != "cls"
+
+
+def reads_places(model: Any) -> bool:
+    """Whether a model is a pooled classifier that is given the places to read, `read_at`."""
+    return is_pooled(model) and getattr(model.config, FIELD) == "markers"
 
 
 def check_first_token(model: Any, name: str) -> None:
@@ -129,7 +138,7 @@ class _Pooled:
             trunk.pooler = nn.Identity()  # nothing reads it
         setattr(self, self.base_model_prefix, trunk)  # type: ignore[attr-defined]
         self.dropout = nn.Dropout(_dropout(config))
-        width = config.get_text_config().hidden_size
+        width = config.get_text_config().hidden_size * getattr(config, PLACES, 1)
         self.classifier = nn.Linear(width, config.num_labels)
         self.post_init()  # type: ignore[attr-defined]
 
@@ -151,6 +160,7 @@ class _Pooled:
         return_dict: bool | None = None,
         document_lengths: tuple[int, ...] | None = None,
         num_virtual_tokens: int = 0,
+        read_at: Tensor | None = None,
         **others: Any,
     ) -> SequenceClassifierOutputWithPast:
         """Computes logits, (rows, classes); for documents packed in one row, (documents, classes).
@@ -161,6 +171,9 @@ class _Pooled:
             document_lengths: number of tokens in each document of a packed row.
             num_virtual_tokens: number of virtual tokens at the start of each row of
                 `inputs_embeds`.
+            read_at: (outputs, places), places of the tokens that `markers` reads, counted over all
+                rows one after another, without virtual tokens. If not given, as for inputs without
+                markers, each row's first token is read at all places.
         """
         if labels is not None:
             raise ValueError("peftkit computes the loss from the logits; give no `labels`")
@@ -173,8 +186,13 @@ class _Pooled:
         trunk = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         out = trunk(**{name: value for name, value in inputs.items() if value is not None})
         hidden: Tensor = out.last_hidden_state
-        first = getattr(self.config, FIELD) == "cls"
-        if document_lengths is not None:
+        pooling = getattr(self.config, FIELD)
+        first = pooling == "cls"
+        if pooling == "markers":
+            pooled = _at_places(
+                hidden[:, num_virtual_tokens:], read_at, getattr(self.config, PLACES)
+            )
+        elif document_lengths is not None:
             pooled = (_first_of_documents if first else _mean_of_documents)(
                 hidden, document_lengths
             )
@@ -214,6 +232,15 @@ def _mean(hidden: Tensor, text: Tensor) -> Tensor:
     """Mean hidden state of each text, (rows, d), computed in float32."""
     sums = (hidden.float() * text[..., None]).sum(1)
     return (sums / text.sum(1, keepdim=True)).to(hidden.dtype)
+
+
+def _at_places(hidden: Tensor, read_at: Tensor | None, places: int) -> Tensor:
+    """Joins the hidden states at the places of each output, (rows, width, d) -> (outputs, places *
+    d).
+    """
+    if read_at is None:
+        return hidden[:, 0].repeat(1, places)
+    return hidden.flatten(0, 1).index_select(0, read_at.flatten()).reshape(len(read_at), -1)
 
 
 def _first(hidden: Tensor, text: Tensor) -> Tensor:

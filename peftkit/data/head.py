@@ -42,11 +42,14 @@ class Head:
     trained: bool = True
     """Whether all methods train all weights of the modules above the trunk."""
     pooling: str = ""
-    """How peftkit's own classifier pools the last hidden states, `mean` or `cls`; empty for the
-    architecture's head."""
+    """How peftkit's own classifier pools the last hidden states, `mean`, `cls` or `markers`; empty
+    for the architecture's head."""
     generation: dict[str, Any] = field(default_factory=dict)
     """Settings for generating text, such as stop tokens, under the names of transformers'
     `GenerationConfig`; empty if the task generates no text."""
+    markers: tuple[str, ...] = field(default=(), metadata=IF_SET)
+    """Tokens whose hidden states the pooling `markers` joins; `Examples.read_at` has their
+    places."""
     size: int | None = field(default=None, metadata=IF_SET)
     """Number of outputs, such as 1 for regression; None if it is the number of labels."""
     problem_type: str | None = field(default=None, metadata=IF_SET)

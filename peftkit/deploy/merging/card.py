@@ -76,7 +76,7 @@ def write_merged_card(
         record=record,
         name=name,
         meaning=meaning,
-        pooled=model_code(record.head.pooling) if record.head.pooling else "",
+        pooled=model_code(record.head) if record.head.pooling else "",
         difference=f"{report.max_abs_dlogit:.1e}",
         agreement=f"{report.top1_agreement:.2%}",
         method=record.peft_config.kind or record.recipe.method,

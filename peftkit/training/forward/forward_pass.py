@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.bases.architectures import stacks
-from peftkit.bases.pooled import reads_every_token
+from peftkit.bases.pooled import reads_every_token, reads_places
 from peftkit.data.head import Output
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import Loss
@@ -56,6 +56,8 @@ class ForwardPass:
         self.every_token = self.per_token or reads_every_token(base)
         """Whether the last hidden states of all tokens can be read; if not, only one per example is
         read."""
+        self.reads_places = reads_places(base)
+        """Whether the model itself reads the places in `Batch.read_at`."""
         self.output_layer = OutputLayer.of(base) if self.per_token and only_read else None
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
@@ -190,7 +192,7 @@ class HookedBatch:
             assert self.forward.score is not None
             hidden, self._hidden = self._hidden, None
             return self.forward.score(hidden)  # type: ignore[no-any-return]
-        if batch.read_at is None:
+        if batch.read_at is None or self.forward.reads_places:
             return logits
         width = batch.read_width  # virtual tokens precede the text
         return _read(logits[:, -width:], batch.read_at)
@@ -203,6 +205,8 @@ class HookedBatch:
             assert batch.positions is not None
             inputs["position_ids"] = batch.positions + forward.first_position
             inputs |= {"document_lengths": batch.lengths, "use_cache": False}
+        if forward.reads_places:
+            inputs["read_at"] = batch.read_at
         if batch.shared:
             inputs["shared_tokens"] = batch.shared
         self._running = True
