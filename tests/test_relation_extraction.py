@@ -75,7 +75,7 @@ def semeval(tmp_path_factory):
 def task_of(path, **fields) -> pk.RelationExtraction:
     settings = {name: fields.pop(name) for name in ("pooling", "max_length") if name in fields}
     data = pk.MarkedTexts(path=str(path), **fields)
-    return pk.RelationExtraction(data=data, **{"pooling": "mean", **settings})
+    return pk.RelationExtraction(data=data, **settings)
 
 
 # Files
@@ -292,7 +292,7 @@ def row_of(text: str, number: int = 1) -> Row:
 
 
 def encoded(rows, tokenizer, max_length=64, **settings):
-    options = {"prefix": "", "read_markers": True, **settings}
+    options = {"prefix": "", "read": MARKERS[::2], **settings}
     return encode_marked(rows, np.arange(len(rows)), tokenizer, max_length=max_length, **options)
 
 
@@ -335,7 +335,7 @@ def test_each_example_has_each_marker_once_whatever_its_text_has(name, bases):
             assert found == row.values["text"][slice(*span)].replace(" ", "").casefold() or (
                 tokenizer.unk_token.replace(" ", "").casefold() in found
             )
-    assert encoded(rows, tokenizer, read_markers=False).read_at is None
+    assert encoded(rows, tokenizer, read=()).read_at is None
 
 
 def test_a_text_is_cut_around_both_entities():
@@ -604,24 +604,35 @@ def test_pairs_too_far_apart_are_left_out_and_counted(bases, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method",
-    [pk.FullFineTuning(), pk.HeadOnly(), pk.PrefixTuning(num_virtual_tokens=4), pk.BitFit(),
-     pk.BottleneckAdapter(reduction_factor=8)],
-    ids=lambda method: method.kind(),
-)  # fmt: skip
-def test_markers_are_trained_with_other_methods_and_the_bases_head(
-    method, semeval, bases, tmp_path
+    ("method", "pooling", "base"),
+    [
+        (pk.FullFineTuning(), "markers", "bert"),
+        (pk.HeadOnly(), "markers", "bert"),
+        (pk.PrefixTuning(num_virtual_tokens=4), "markers", "bert"),
+        (pk.LoRA(r=4), "markers", "llama"),
+        (pk.PrefixTuning(num_virtual_tokens=4), "markers", "llama"),
+        (pk.BitFit(), "head", "bert"),
+        (pk.BottleneckAdapter(reduction_factor=8), "mean", "bert"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.kind(),
+)
+def test_markers_are_trained_with_every_method_pooling_and_kind_of_base(
+    method, pooling, base, semeval, bases, tmp_path
 ):
     recipe = recipe_of(
-        task_of(semeval, pooling="head"), bases["bert"], method, max_steps=4, learning_rate=1e-3
+        task_of(semeval, pooling=pooling), bases[base], method, max_steps=4, learning_rate=1e-3
     )
     done = run(recipe, str(tmp_path / "run"))
     assert done.record.probes.max_difference < 1e-5
+    assert not done.record.self_check.notes
     saved = done.folder / "adapter/added_tokens.safetensors"
     if method.trains_base_weights:
         assert not saved.exists()
     else:
         assert load_file(saved)["input"].shape == (4, 64)
+    head = pk.load(str(done.folder)).record.head
+    ends = ("[/E1]", "[/E2]") if base == "llama" else ("[E1]", "[E2]")
+    assert head.markers == (ends if pooling == "markers" else ())
 
 
 def test_probabilities_are_calibrated_on_validation(trained):

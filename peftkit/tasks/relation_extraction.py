@@ -1,9 +1,10 @@
 """Relation extraction: the relation between two entities that are marked in a text.
 
 The model reads markers around both entities, and the relation is read at the first marker of each
-(entity markers and entity start; Baldini Soares et al. 2019, arXiv:1906.03158). The markers are
-tokens of the task, whose embeddings are trained with any method. `metrics/relations.py` has the
-scores.
+(entity markers and entity start; Baldini Soares et al. 2019, arXiv:1906.03158). On a base that
+reads from left to right it is read at the last marker of each, which has seen its entity. The
+markers are tokens of the task, whose embeddings are trained with any method.
+`metrics/relations.py` has the scores.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class RelationExtraction(Task):
     a pair of entities that are too far apart is left out and counted."""
     pooling: Literal["markers", "mean", "head"] = "markers"
     """The layers on top of the base. `markers`: dropout and a linear layer on the last hidden
-    states of the first marker of both entities; `mean`: on the mean of all last hidden states;
-    `head`: the classification head of the base's architecture."""
+    states of the first marker of both entities, or of the last one if the base reads from left to
+    right; `mean`: on the mean of all last hidden states; `head`: the classification head of the
+    base's architecture."""
     prefix: str = ""
     """Text to put before each text, such as `query: ` for E5; recorded with the adapter."""
 
@@ -183,10 +185,10 @@ class RelationExtraction(Task):
         from peftkit.data.encoded import Encoded
         from peftkit.tasks.encoding.text_encoding import prefix_notes
 
-        head = self._head(sorted(set(map(self.stratum, splits.train)), key=number_first))
+        head = self._head(sorted(set(map(self.stratum, splits.train)), key=number_first), base)
         index = {label: place for place, label in enumerate(head.labels)}
         train, validation, test = (
-            self._encode(rows, base, [index[self.stratum(row)] for row in rows])
+            self._encode(rows, base, head, [index[self.stratum(row)] for row in rows])
             for rows in splits.named().values()
         )
         parts = zip(splits.named(), (train, validation, test), strict=True)
@@ -203,25 +205,29 @@ class RelationExtraction(Task):
         from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.tasks.encoding.marked_encoding import refuse_far_apart
 
-        examples = self._encode(rows, base, [IGNORE_INDEX] * len(rows))
+        examples = self._encode(rows, base, head, [IGNORE_INDEX] * len(rows))
         refuse_far_apart(examples, rows, min(self.max_length, base.tokenizer.model_max_length))
         return examples
 
-    def _encode(self, rows: Sequence[Row], base: OpenedBase, targets: Sequence[int]) -> Examples:
+    def _encode(
+        self, rows: Sequence[Row], base: OpenedBase, head: Head, targets: Sequence[int]
+    ) -> Examples:
         import numpy as np
 
         from peftkit.tasks.encoding.marked_encoding import encode_marked
 
         return encode_marked(
             rows, np.array(targets, np.int64), base.tokenizer, prefix=self.prefix,
-            max_length=self.max_length, read_markers=self.pooling == "markers",
+            max_length=self.max_length, read=head.markers,
         )  # fmt: skip
 
-    def _head(self, relations: Sequence[str]) -> Head:
+    def _head(self, relations: Sequence[str], base: OpenedBase) -> Head:
         """Returns the head for the relations of the training rows: first those of `label_names`,
         last the one that means none.
         """
+        from peftkit.bases.architectures import reads_left_to_right
         from peftkit.data.head import Head
+        from peftkit.tasks.encoding.marked_encoding import MARKERS
 
         named = [name for name in self.data.label_names.values() if name in relations]
         none = self.data.no_relation
@@ -229,7 +235,10 @@ class RelationExtraction(Task):
         labels = tuple(sorted(order, key=lambda name: name == none))
         if self.pooling == "head":
             return Head("AutoModelForSequenceClassification", self.task_type, labels)
-        return Head("AutoModel", self.task_type, labels, pooling=self.pooling)
+        read: tuple[str, ...] = ()
+        if self.pooling == "markers":
+            read = MARKERS[1::2] if reads_left_to_right(base) else MARKERS[::2]
+        return Head("AutoModel", self.task_type, labels, pooling=self.pooling, markers=read)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any

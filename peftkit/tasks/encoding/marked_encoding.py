@@ -26,7 +26,7 @@ def encode_marked(
     *,
     prefix: str,
     max_length: int,
-    read_markers: bool,
+    read: Sequence[str] = (),
 ) -> Examples:
     """Encodes rows with a text and the places of two entities, each as one example with one of each
     marker. Rows whose entities are too far apart for `max_length` are left out and counted.
@@ -36,8 +36,7 @@ def encode_marked(
         tokenizer: it knows `MARKERS` as tokens.
         prefix: text to put before each text.
         max_length: most tokens of an example; the base may allow less.
-        read_markers: whether outputs are read at the first marker of each entity, and not where
-            the head's pooling says.
+        read: the two of `MARKERS` where an output is read; none if the head's pooling says where.
     """
     before, after = special_tokens(tokenizer)
     options = {"add_special_tokens": False, "verbose": False}
@@ -54,13 +53,14 @@ def encode_marked(
             truncated += len(cut) < len(tokens)
     values = Ragged.of(ids)
     check_last_tokens([rows[number] for number in kept], values, tokenizer)
-    places = [[[of.index(marks[0]), of.index(marks[2])]] for of in ids]
+    chosen = tokenizer.convert_tokens_to_ids(list(read))
+    places = [[[of.index(mark) for mark in chosen]] for of in ids]
     unknown = tokenizer.unk_token_id
     return Examples(
         rows=tuple(rows[number] for number in kept),
         inputs={"input_ids": values},
         targets=targets[kept],
-        read_at=Ragged.of(places, width=2) if read_markers else None,
+        read_at=Ragged.of(places, width=len(read)) if read else None,
         truncated=truncated,
         too_long=len(rows) - len(kept),
         unknown_tokens=0 if unknown is None else int((values.values == unknown).sum()),
