@@ -111,7 +111,7 @@ class RelationExtraction(Task):
             names, in_words=in_words, marks="head" not in values,
         )  # fmt: skip
         if isinstance(found, str):
-            raise RecipeError(found, ADVICE)
+            raise RecipeError(found, "" if ADVICE in found or "head" in values else ADVICE)
         return _row(found)
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
