@@ -1,9 +1,10 @@
 """Results on public data sets, beside plain HF Trainer + PEFT: tables for docs/results.md.
 
-    python benchmarks/real_sets.py wnut17|ranking|chinese --data FOLDER [--jobs 2] [--report]
+    python benchmarks/real_sets.py TABLE --data FOLDER [--jobs 2] [--report]
 
-Each table is one command. It appends a line for each run to benchmarks/real_sets.jsonl, skips runs
-that are there, and so continues where it stopped. FOLDER holds wnut17/, xquad/ and banking77/.
+TABLE is wnut17, semeval, ranking or chinese. The command appends a line for each run to
+benchmarks/real_sets.jsonl, skips runs that are there, and so continues where it stopped. FOLDER
+holds wnut17/, semeval2010_task8/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
 `chinese` needs no FOLDER: it runs recipes/intents_zh.py and entities_zh.py at two learning rates,
 among which the validation score is to choose.
@@ -30,8 +31,10 @@ from peftkit import (
     Base,
     FullFineTuning,
     LoRA,
+    MarkedTexts,
     Method,
     Recipe,
+    RelationExtraction,
     ScoredPairs,
     TaggedWords,
     Task,
@@ -75,6 +78,10 @@ def recipe(name: str, method: str, seed: int) -> Recipe:
         base = MINILM
         task: Task = TokenClassification(data=TaggedWords(path=str(WORK / "wnut17")))
         training = training.with_(num_epochs=4, batch_size=16)
+    elif name == "semeval":
+        base, task = MINILM, RelationExtraction(data=MarkedTexts(path=str(WORK / "semeval")))
+        rate = {"lora": 1e-3, "full": 1e-4}[method]
+        training = training.with_(num_epochs=5, batch_size=16, learning_rate=rate)
     else:
         base = MINILM if name == "banking77" else E5
         task = ranking_task(name, base)
@@ -104,6 +111,15 @@ def write_wnut17(folder: Path) -> None:
     for split in ("train", "validation", "test"):
         text = (folder / "wnut17" / f"{split}.conll").read_text(encoding="utf-8")
         (target / f"{split}.conll").write_text(text, encoding="utf-8")
+
+
+def write_semeval(folder: Path) -> None:
+    """Copies the files of SemEval-2010 task 8 to a folder that a recipe can name."""
+    target = WORK / "semeval"
+    target.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        text = (folder / "semeval2010_task8" / f"{split}.txt").read_text(encoding="utf-8")
+        (target / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
 def xquad_pairs(folder: Path, language: str) -> dict[str, list[tuple[str, str, list[str]]]]:
@@ -176,15 +192,15 @@ def write_ranking(name: str, folder: Path) -> None:
 def jobs(table: str, folder: Path) -> Iterator[Job]:
     """Yields the runs of a table, the first seed of all rows first."""
     ours = [sys.executable, __file__, "--run"]
-    if table == "wnut17":
+    if table in ("wnut17", "semeval"):
         for seed in SEEDS:
             for method in ("lora", "full"):
-                yield "wnut17", method, seed, [*ours, "wnut17", method, str(seed)]
+                yield table, method, seed, [*ours, table, method, str(seed)]
             if seed == 0:
                 for method in ("lora", "full"):
-                    peer = [sys.executable, str(HERE / "hf_tasks.py"), "wnut17", method]
+                    peer = [sys.executable, str(HERE / "hf_tasks.py"), table, method]
                     options = ["--data", str(folder), "--threads", "1"]
-                    yield "wnut17", f"hf {method}", 0, [*peer, *options]
+                    yield table, f"hf {method}", 0, [*peer, *options]
     if table == "ranking":
         for name in ("xquad-en", "xquad-zh", "banking77"):
             yield name, "cosine", 0, [*ours, name, "cosine", "0"]
@@ -263,6 +279,8 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if arguments.table == "wnut17":
         write_wnut17(arguments.data)
+    elif arguments.table == "semeval":
+        write_semeval(arguments.data)
     else:
         for name in ("xquad-en", "xquad-zh", "banking77"):
             write_ranking(name, arguments.data)
@@ -322,13 +340,14 @@ def main_score(row: dict[str, Any]) -> float:
     test = row["test"]
     if isinstance(test, float):
         return test
-    return float(next(test[name] for name in ("strict_f1", "ndcg@10", "accuracy") if name in test))
+    names = ("official_f1", "strict_f1", "ndcg@10", "accuracy")
+    return float(next(test[name] for name in names if name in test))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "table", nargs="?", choices=("wnut17", "ranking", "chinese"), default="wnut17"
+        "table", nargs="?", choices=("wnut17", "semeval", "ranking", "chinese"), default="wnut17"
     )
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--jobs", type=int, default=1)

@@ -36,6 +36,8 @@ from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
 from peftkit.tasks.reading.conversations import Conversations
+from peftkit.tasks.reading.marked_texts import MarkedTexts
+from peftkit.tasks.relation_extraction import RelationExtraction
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.tasks.text_pair_scoring import ScoredPairs, TextPairScoring
@@ -70,6 +72,7 @@ __all__ = [
     "LabelSets",
     "LayerNormTuning",
     "LoRA",
+    "MarkedTexts",
     "Method",
     "MultiLabelClassification",
     "Numbers",
@@ -82,6 +85,7 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "Recipe",
+    "RelationExtraction",
     "ScoredPairs",
     "Source",
     "TaggedWords",

@@ -170,11 +170,11 @@ def test_exported_names():
     assert sorted(peftkit.__all__) == [
         "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LabelSets",
-        "LayerNormTuning", "LoRA", "Method", "MultiLabelClassification", "Numbers", "OLoRA",
-        "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning",
-        "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification",
-        "TextPairScoring", "TextRegression", "TokenClassification", "TopLayers", "Training",
-        "Translation", "compare", "cross_validate", "load", "main",
+        "LayerNormTuning", "LoRA", "MarkedTexts", "Method", "MultiLabelClassification", "Numbers",
+        "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning",
+        "PromptTuning", "Recipe", "RelationExtraction", "ScoredPairs", "Source", "TaggedWords",
+        "Task", "TextClassification", "TextPairScoring", "TextRegression", "TokenClassification",
+        "TopLayers", "Training", "Translation", "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

@@ -67,7 +67,7 @@ FILES = {
         ("one_class.csv", "has one label in the training rows, `good`"),
         ("all_empty.csv", "60 of 60 rows cannot be used: 60 empty text (lines 2, 3, 4, 5, 6, ...)"),
         ("columns.csv", "no column `text`, `label`; it has `review`, `stars`"),
-        ("notes.txt", "is no file of words with tags"),
+        ("notes.txt", "has neither words with tags"),
         ("broken.parquet", "cannot be read as Parquet"),
         ("missing.csv", "no file or folder"),
     ],

@@ -238,6 +238,54 @@ def test_json_lines_give_a_recipe(in_tmp, capsys, rng, row, task, expected):
     assert dict(recipe.task.columns) == expected
 
 
+PAIR = {"head": [0, 3], "tail": [4, 7]}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            lambda r: {"id": r.random(), "sentence": f"<e1>{text(r)}</e1> <e2>{text(r)}</e2>",
+                       "label": r.choice("ab")},
+            {"text": "sentence", "relation": "label"},
+        ),
+        (
+            lambda r: {"text": text(r), "h": [0, 3], "t": [4, 6], "relation": r.choice("ab")},
+            {"text": "text", "head": "h", "tail": "t", "relation": "relation"},
+        ),
+        (
+            lambda r: {"tokens": text(r).split(), "head": [0, 1], "tail": [2, 4],
+                       "relation": r.choice("ab")},
+            {"tokens": "tokens", "head": "head", "tail": "tail", "relation": "relation"},
+        ),
+        (
+            lambda r: {"text": text(r), "links": [{**PAIR, "relation": r.choice("ab")}]},
+            {"text": "text", "pairs": "links"},
+        ),
+        (
+            lambda r: {"tokens": text(r).split(),
+                       "entities": [{"start": 0, "end": 1}, {"start": 2, "end": 3}],
+                       "relations": [{"head": 0, "tail": 1, "type": r.choice("ab")}]},
+            {"tokens": "tokens", "pairs": "relations", "entities": "entities"},
+        ),
+    ],
+    ids=["marks", "places", "words", "pairs", "pairs of entities"],
+)  # fmt: skip
+def test_marked_entities_give_a_recipe(in_tmp, capsys, rng, row, expected):
+    write_jsonl(in_tmp / "rows.jsonl", [row(rng) for _ in range(40)])
+    recipe = written(capsys, in_tmp, "--data", "rows.jsonl")
+    assert type(recipe.task) is pk.RelationExtraction
+    assert dict(recipe.task.columns) == expected
+
+
+def test_the_relation_that_means_none_is_found(in_tmp, capsys, rng):
+    of = ("works_for", "no_relation")
+    rows = [(f"<e1>{text(rng)}</e1> <e2>{text(rng)}</e2>", of[n % 2]) for n in range(40)]
+    write_csv(in_tmp / "rows.csv", rows, ("text", "relation"))
+    recipe = written(capsys, in_tmp, "--data", "rows.csv")
+    assert recipe.task.data.no_relation == "no_relation"
+
+
 def test_check_passes_what_is_written(in_tmp, capsys, rng):
     csv_of(rng, in_tmp / "rows.csv", {"id": "id", "review": "text", "stars": "123"})
     written(capsys, in_tmp, "--data", "rows.csv")

@@ -8,7 +8,15 @@ from itertools import combinations
 
 import pytest
 
-from peftkit import Numbers, ScoredPairs, Source, TextPairScoring, TextRegression
+from peftkit import (
+    MarkedTexts,
+    Numbers,
+    RelationExtraction,
+    ScoredPairs,
+    Source,
+    TextPairScoring,
+    TextRegression,
+)
 from peftkit.data.packaged import DATA, find_packaged
 from peftkit.data.ranked_passages import BLOCK
 from peftkit.data.reading import read_file, read_source
@@ -83,6 +91,35 @@ def test_no_passage_is_in_two_splits(language):
     assert [len(part) for part in passages] == [24, 12, 12]
     assert len(set.union(*passages)) == 48
     assert not ledger.notes
+
+
+ALDER = "packaged:alder-vale"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_two_texts_of_relations_have_half_of_their_five_grams_in_common(language):
+    table = read_source(Source(path=ALDER, subset=language))["all"]
+    texts = [values["text"] for _, values in table.rows]
+    assert len(set(texts)) == len(texts) >= 40
+    grams = [five_grams(text, language) for text in texts]
+    assert max(share(*pair) for pair in combinations(grams, 2)) < 0.5
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_text_of_relations_is_in_one_split_and_both_directions_occur(language):
+    data = MarkedTexts(path=ALDER, subset=language, pairs="pairs", test_fraction=0.25)
+    splits, ledger = load_splits(RelationExtraction(data=data), 0)
+    texts = [{row.values["text"] for row in rows} for rows in splits.named().values()]
+    assert len(set.union(*texts)) == sum(map(len, texts)) == 48
+    counts = Counter(row.values["relation"] for rows in splits.named().values() for row in rows)
+    names = {name.partition("(")[0] for name in counts} - {"Other"}
+    assert counts.keys() == {f"{name}({way})" for name in names for way in WAYS} | {"Other"}
+    assert min(counts.values()) >= 12
+    assert len(names) == 4
+    assert ledger.splits["test"].rows >= 45
+
+
+WAYS = ("e1,e2", "e2,e1")
 
 
 def test_without_blocks_a_note_says_what_is_wrong():

@@ -166,7 +166,7 @@ def test_a_malformed_row_is_told_by_its_number_and_the_others_are_read(
         ("r.json", b"[" * 10**5, "is not JSON: "),
         ("r.parquet", b"text,label\na,1\n", "cannot be read as Parquet"),
         ("r.xlsx", b"PK", "an Excel workbook; peftkit reads .csv, .tsv, .json, .jsonl, .parquet"),
-        ("r.txt", b"a", "is no file of words with tags, one word a line"),
+        ("r.txt", b"a", "has neither words with tags, one word a line"),
         ("r.md", b"a", "ends in `.md`; peftkit reads .csv, .tsv, .json, .jsonl, .parquet, .conll"),
         ("r.csv", b"PK\x03\x04rest", "is a ZIP archive"),
         ("r.csv", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),

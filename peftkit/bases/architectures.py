@@ -37,6 +37,17 @@ def check_continues(base: OpenedBase) -> None:
         )
 
 
+def reads_left_to_right(base: OpenedBase) -> bool:
+    """Whether tokens of a base see earlier tokens only: its architecture has a causal but no masked
+    language model.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = base.config.model_type
+    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return kind in causal and kind not in masked
+
+
 def depth(base: OpenedBase) -> int:
     """Number of blocks in the base's longest stack."""
     return max(int(getattr(base.config, name, None) or 0) for name in DEPTHS)

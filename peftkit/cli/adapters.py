@@ -140,7 +140,7 @@ def _check_rows(options: argparse.Namespace) -> None:
         source = recipe.task.source if recipe else Source(path="-")
         table = read_table(Path(options.file), source, options.encoding)
         if recipe:
-            read_inputs(table, recipe.task)
+            read_inputs(recipe.task.adapt_inputs(table), recipe.task)
 
 
 def _chat(options: argparse.Namespace) -> None:

@@ -118,6 +118,15 @@ DATA: Final = {
         subset_column="language",
         rows="ranked_passages",
     ),
+    "alder-vale": Packaged(  # texts about an invented valley, with related entities
+        module="peftkit",
+        install="pip install peftkit",
+        path="data/samples/alder_vale.jsonl",
+        checked="data/samples/alder_vale.jsonl",
+        sha256="32abbb79c9ad6da198ccafb93962674f5057f6c06b4e1ca52be2e2586729031d",
+        licence="Apache-2.0",
+        subset_column="language",
+    ),
     "movie-review-scores": replace(  # with constructed scores, for regression
         REVIEWS, label_names=(), rows="review_scores"
     ),

@@ -1,7 +1,8 @@
 """Reads rows from files, folders, the Hub and packages, and reports rows that it cannot read.
 
-Text files are read with the standard library (delimited.py, json_rows.py, conll.py), so that a
-malformed row is reported with its line, and all other rows are read.
+Text files are read with the standard library (delimited.py, json_rows.py, conll.py,
+marked_sentences.py), so that a malformed row is reported with its line, and all other rows are
+read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from peftkit.data.conll import looks_like_conll, read_conll
 from peftkit.data.delimited import read_delimited
 from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
+from peftkit.data.marked_sentences import looks_like_marked_sentences, read_marked_sentences
 from peftkit.data.packaged import DATA, PREFIX, Packaged, find_packaged
 from peftkit.data.ranked_passages import ranked_passages
 from peftkit.data.review_scores import review_scores
@@ -24,7 +26,8 @@ from peftkit.data.text_files import EXCEL, read_text, refuse_other_kinds
 from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, not_found, quoted
 
 TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")
-"""File endings of words with tags, one word a line."""
+"""File endings of words with tags, one word a line; a .txt or .tsv file may also have marked
+sentences."""
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", *TAGGED)
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -105,10 +108,13 @@ def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
         return read_json(path, read.text, SPLIT_NAMES)
     separator = source.separator if source else ""
     separator = "\t" if separator == "tab" else separator
+    if suffix in (".tsv", ".txt") and looks_like_marked_sentences(read.text):
+        return {"all": read_marked_sentences(path, read.text, read.encoding)}
     if suffix in TAGGED or (suffix == ".tsv" and looks_like_conll(read.text)):
         if suffix == ".txt" and not looks_like_conll(read.text):
             raise DataError(
-                f"`{path}` is no file of words with tags, one word a line",
+                f"`{path}` has neither words with tags, one word a line, nor numbered sentences "
+                "with `<e1>` and `<e2>`",
                 "give texts as .csv or .jsonl; name a file of tagged words .conll",
             )
         return {"all": read_conll(path, read.text, read.encoding, separator)}

@@ -23,12 +23,18 @@ Counts = Sequence[Sequence[int]]
 Pair = tuple[str, str, int, float]
 
 
-def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
+def worst_pairs(
+    labels: Sequence[str], counts: Counts, columns: Sequence[str] | None = None
+) -> list[Pair]:
     """Lists the pairs of labels most often confused, each as (expected, predicted, number of rows,
     share of the expected label's rows).
+
+    Args:
+        columns: labels of the columns: those of the rows and further ones; None if the same.
     """
+    columns = columns or labels
     pairs = [
-        (labels[i], labels[j], count, count / sum(row))
+        (labels[i], columns[j], count, count / sum(row))
         for i, row in enumerate(counts)
         for j, count in enumerate(row)
         if count and i != j
@@ -49,12 +55,16 @@ def widths(labels: Sequence[str]) -> tuple[int, int]:
     return (0 if n <= 6 else 200 + 18 * n), 340 + 20 * n
 
 
-def picture(labels: Sequence[str], counts: Counts) -> str:
+def picture(labels: Sequence[str], counts: Counts, columns: Sequence[str] | None = None) -> str:
     """Draws the matrix as SVG text: expected labels as rows, predicted labels as columns. A cell's
     shade is its share of the expected label's rows.
+
+    Args:
+        columns: labels of the columns: those of the rows and further ones; None if the same.
     """
-    n = len(labels)
-    size = min(3.0 + 0.42 * n, 12.0) if are_named(labels) else 6.4
+    columns = columns or labels
+    n = len(columns)
+    size = min(3.0 + 0.42 * n, 12.0) if are_named(columns) else 6.4
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size, size * 0.85), layout="constrained")
         axes = figure.subplots()
@@ -63,8 +73,8 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
         axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
         axes.set_xticks([])
         axes.set_yticks([])
-        if are_named(labels):
-            _name(axes, labels)
+        if are_named(columns):
+            _name(axes, labels, columns)
             _count(axes, counts, shares)
         axes.set_xlabel("predicted")
         axes.set_ylabel("expected")
@@ -73,17 +83,19 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
         return svg(figure)
 
 
-def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
+def _name(axes: matplotlib.axes.Axes, labels: Sequence[str], columns: Sequence[str]) -> None:
     """Writes the labels beside the rows and beneath the columns. Labels beneath are slanted unless
     they are few and short.
     """
-    names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
-    level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
+    beside, beneath = (
+        [shortened(label, NAME_LENGTH, end=8) for label in names] for names in (labels, columns)
+    )
+    level = len(columns) <= 4 and sum(map(len, beneath)) <= LEVEL
     axes.set_xticks(
-        range(len(names)), names, rotation=0 if level else 60, ha="center" if level else "right",
-        rotation_mode="anchor",
+        range(len(beneath)), beneath, rotation=0 if level else 60,
+        ha="center" if level else "right", rotation_mode="anchor",
     )  # fmt: skip
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(beside)), beside)
 
 
 def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence[float]]) -> None:

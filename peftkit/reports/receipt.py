@@ -128,11 +128,12 @@ def folded(table: ScoreTable) -> Folded:
 
 def _matrix(matrix: Matrix) -> ShownMatrix:
     labels, counts = matrix.labels, matrix.counts
-    named = confusion.are_named(labels)
-    pairs = [] if named else confusion.worst_pairs(labels, counts)
+    predicted = matrix.columns or labels
+    named = confusion.are_named(predicted)
+    pairs = [] if named else confusion.worst_pairs(labels, counts, predicted)
     rows = [(label, *row) for label, row in zip(labels, counts, strict=True)] if named else []
-    picture, widths = confusion.picture(labels, counts), confusion.widths(labels)
-    columns = ("expected", *labels)
+    picture, widths = confusion.picture(labels, counts, predicted), confusion.widths(predicted)
+    columns = ("expected", *predicted)
     return ShownMatrix(matrix.title, picture, *widths, pairs, columns, rows, len(labels))
 
 

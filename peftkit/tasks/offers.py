@@ -22,6 +22,8 @@ class Fit(IntEnum):
     """The values suit the task; the columns may have any names."""
     BY_NAMES = 2
     """The columns have usual names for the task."""
+    UNMISTAKABLE = 3
+    """No other task reads such values."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class RowHooks:
         """
         raise NotImplementedError
 
+    def adapt_inputs(self, table: Table) -> Table:
+        """Returns the table whose rows are answered, such as one with a row for each pair of
+        entities.
+        """
+        return table
+
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """Reads a row for prediction like `read_row`, but the row needs no answer.
 

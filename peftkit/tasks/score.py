@@ -41,6 +41,8 @@ class Matrix:
     title: str
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    columns: tuple[str, ...] | None = field(default=None, metadata=IF_SET)
+    """Labels of the columns if there are more than rows; None if they are the same."""
 
 
 @dataclass(frozen=True)

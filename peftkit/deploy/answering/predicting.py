@@ -68,8 +68,9 @@ def answer_file(
         OutputError: `out` exists or cannot be written.
     """
     adapter = load(run, base, trust_remote_code, settings)
-    table = read_table(file, adapter.recipe.task.source, encoding)
-    inputs = read_inputs(table, adapter.recipe.task)
+    task = adapter.recipe.task
+    table = task.adapt_inputs(read_table(file, task.source, encoding))
+    inputs = read_inputs(table, task)
     answers = [answer.cells() for answer in adapter.predict(inputs, say)]
     try:
         with out.open("x", encoding="utf-8", newline="") as opened:

@@ -52,7 +52,7 @@ def encode_windows(
     _check_fast(tokenizer)
     tokens = _tokenized(rows, tokenizer)
     _check_all_read(rows, tokens)
-    before, after = _special_tokens(tokenizer)
+    before, after = special_tokens(tokenizer)
     room = max(1, min(max_length, tokenizer.model_max_length) - len(before) - len(after))
     overlap = min(overlap, room // 2)
     ids, read_at, row_of, words, chosen = [], [], [], [], []
@@ -138,7 +138,7 @@ def _glued(row: Row) -> list[bool]:
     return [False, *(is_glued(one, other) for one, other in pairwise(words))]
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Returns the special tokens before and after each text."""
     whole = tokenizer(["a"], is_split_into_words=True)["input_ids"]
     alone = tokenizer(["a"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
