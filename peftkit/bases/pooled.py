@@ -165,11 +165,9 @@ class _Pooled:
         """Computes logits, (rows, classes); for documents packed in one row, (documents, classes).
 
         Args:
-            attention_mask: (rows, width); with the keys and values of a prefix, (rows, prefix +
-                width).
+            attention_mask: (rows, width), or (rows, prefix + width) with a prefix in the cache.
             document_lengths: number of tokens in each document of a packed row.
-            num_virtual_tokens: number of virtual tokens at the start of each row of
-                `inputs_embeds`.
+            num_virtual_tokens: number of virtual tokens before each row of `inputs_embeds`.
             read_at: (outputs, places), places of the tokens that `markers` reads, counted over all
                 rows one after another, without virtual tokens. If not given, as for inputs without
                 markers, each row's first token is read at all places.
@@ -185,14 +183,12 @@ class _Pooled:
         trunk = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         out = trunk(**{name: value for name, value in inputs.items() if value is not None})
         hidden: Tensor = out.last_hidden_state
-        virtual = num_virtual_tokens
-        match getattr(self.config, FIELD):
-            case "markers":
-                pooled = at_places(hidden[:, virtual:], read_at, getattr(self.config, PLACES))
-            case "cls":
-                pooled = first(hidden, attention_mask, virtual, document_lengths)
-            case _:
-                pooled = mean(hidden, attention_mask, virtual, document_lengths)
+        if getattr(self.config, FIELD) == "markers":
+            text = hidden[:, num_virtual_tokens:]
+            pooled = at_places(text, read_at, getattr(self.config, PLACES))
+        else:
+            pool = first if getattr(self.config, FIELD) == "cls" else mean
+            pooled = pool(hidden, attention_mask, num_virtual_tokens, document_lengths)
         return SequenceClassifierOutputWithPast(
             logits=self.classifier(self.dropout(pooled)),
             past_key_values=out.get("past_key_values"),
