@@ -35,6 +35,7 @@ from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
+from peftkit.tasks.question_answering import QuestionAnswering, Questions
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
@@ -81,6 +82,8 @@ __all__ = [
     "PiSSA",
     "PrefixTuning",
     "PromptTuning",
+    "QuestionAnswering",
+    "Questions",
     "Recipe",
     "ScoredPairs",
     "Source",

@@ -172,9 +172,9 @@ def test_exported_names():
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LabelSets",
         "LayerNormTuning", "LoRA", "Method", "MultiLabelClassification", "Numbers", "OLoRA",
         "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning",
-        "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification",
-        "TextPairScoring", "TextRegression", "TokenClassification", "TopLayers", "Training",
-        "Translation", "compare", "cross_validate", "load", "main",
+        "QuestionAnswering", "Questions", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
+        "TextClassification", "TextPairScoring", "TextRegression", "TokenClassification",
+        "TopLayers", "Training", "Translation", "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

@@ -37,6 +37,19 @@ def check_continues(base: OpenedBase) -> None:
         )
 
 
+def is_decoder(config: Any) -> bool:
+    """Whether the architecture reads from left to right, so that a token sees no later ones.
+
+    Args:
+        config: a configuration, from transformers.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    writes = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    fills = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return writes and not fills and not config.is_encoder_decoder
+
+
 def depth(base: OpenedBase) -> int:
     """Number of blocks in the base's longest stack."""
     return max(int(getattr(base.config, name, None) or 0) for name in DEPTHS)
