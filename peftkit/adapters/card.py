@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -13,6 +14,7 @@ from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
+from peftkit.tasks.input_options import flag
 
 VALIDATED = "validation, step"
 """Prefix of the `Record.metrics` key for an interrupted run's validation scores."""
@@ -52,7 +54,7 @@ The base is {{ where }}.{% if folder %} {{ folder }}
 
 ```bash
 peftkit {{ command }} path/to/this/folder{{ base_option }}\
-{% if command == "predict" %} --text "..."{% endif %}
+{% if command == "predict" %}{% for option in asked %} {{ option }} "..."{% endfor %}{% endif %}
 ```
 
 {% if pooled -%}
@@ -154,7 +156,13 @@ def _template() -> jinja2.Template:
 
 
 def write_card(
-    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = ""
+    folder: Path,
+    name: str,
+    record: Record,
+    command: str,
+    prompt: str,
+    meaning: str = "",
+    asked: Iterable[str] = ("text",),
 ) -> None:
     """Writes README.md, which holds no rows of data and no local paths.
 
@@ -162,6 +170,7 @@ def write_card(
         command: the peftkit command that runs the model.
         prompt: code that builds the model's input; empty if the model does not write text.
         meaning: see `Task.meaning_of_outputs`.
+        asked: see `Task.asked`.
     """
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
@@ -185,6 +194,7 @@ def write_card(
         library=library,
         pooled=pooled,
         command=command,
+        asked=list(map(flag, asked)),
         prompt=prompt,
         meaning=meaning,
         # a decoder-only model returns the prompt followed by its answer

@@ -14,8 +14,11 @@ class InputOption:
     help: str
 
 
-TEXT = {"text": InputOption("text", "a text; may be repeated")}
-PAIR = {**TEXT, "text_pair": InputOption("text_pair", "second text of a pair")}
+PAIR = {
+    "text": InputOption("text", "a text; may be repeated"),
+    "text_pair": InputOption("text_pair", "second text of a pair"),
+}
+"""Options of tasks that read texts, or pairs of texts."""
 
 
 def flag(name: str) -> str:
