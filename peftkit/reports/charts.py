@@ -37,6 +37,7 @@ def picture(chart: Chart) -> str:
                 ha="center" if level else "right", rotation_mode="anchor", fontsize=8,
             )  # fmt: skip
             axes.margins(x=0.12)
-        axes.set_ylim(bottom=0)
+        highest = max(max(line.values) for line in chart.lines)
+        axes.set_ylim(0, 1.08 * max(highest, 0.01))
         finish(axes, chart.x, "")
         return svg(figure)

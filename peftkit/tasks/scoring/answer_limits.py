@@ -63,7 +63,7 @@ def answer_limits(
     if missed:
         yield (
             f"the tokens allow at most EM {1 - missed / len(test):.2f} on the test split: "
-            f"{plural(missed, 'answer')} of {len(test):,} are no spans of tokens"
+            f"{missed:,} of {plural(len(test), 'answer')} cannot be given as a span of tokens"
         )
 
 

@@ -28,9 +28,11 @@ MOST_WINDOWS = 5
 """Contexts with at least this number of windows are one group."""
 MOST_POINTS = 60
 """Largest number of points in the chart of thresholds."""
-KINDS = ("exact", "overlap", "elsewhere", "not found", "answered without an answer", NO_ANSWER)
-"""Kinds of answers: exact; overlapping with a right one; elsewhere in the context; none although
-there is one; one although there is none; rightly none."""
+KINDS = (
+    "exact", "overlapping", "elsewhere", "none, though there is one", "one, though there is none",
+    "rightly none",
+)  # fmt: skip
+"""Kinds of answers, compared with the right ones."""
 
 
 @dataclass(frozen=True)
