@@ -175,12 +175,7 @@ def write_card(
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
     library = _library(folder, head)
-    pooled = ""
-    if head.pooling:
-        whole = (folder / "config.json").is_file()
-        pooled = (
-            model_code(head.pooling) if whole else adapter_code(head.pooling, _is_reachable(base))
-        )
+    pooled = _pooled_code(folder, record)
     added = recipe.added_tokens
     text = _template().render(
         record=record,
@@ -213,6 +208,16 @@ def write_card(
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _pooled_code(folder: Path, record: Record) -> str:
+    """Text and code for a classifier that pools hidden states; empty for other heads."""
+    pooling = record.head.pooling
+    if not pooling:
+        return ""
+    if (folder / "config.json").is_file():
+        return model_code(pooling)
+    return adapter_code(pooling, _is_reachable(record.known_base))
 
 
 def _library(folder: Path, head: Head) -> str:

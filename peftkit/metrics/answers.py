@@ -21,15 +21,17 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from peftkit.metrics.metric import Metric
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
 Normalization = Literal["squad", "cmrc2018", "drcd"]
-Floats = npt.NDArray[np.float64]
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -125,6 +127,8 @@ def share(sums: Floats) -> Floats:
     Args:
         sums: (..., 2); the result has the shape (...,).
     """
+    import numpy as np
+
     return np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]),
                      where=sums[..., 1] > 0)  # fmt: skip
 

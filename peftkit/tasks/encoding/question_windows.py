@@ -55,7 +55,7 @@ class _Encoding:
     context: Array
     after: Array
     types: Array | None
-    """Segment ids of all tokens, if the base reads them."""
+    """Segment ids of all tokens, if an encoder reads them."""
     offsets: Array
     """(context, 2), place of each token of the context, in characters."""
 
@@ -146,11 +146,10 @@ def _encodings(rows: Sequence[Row], tokenizer: Any, limits: Limits) -> Iterator[
             first, stop = int(in_context[0]), int(in_context[-1]) + 1
             ids = np.array(encoded["input_ids"][place], np.int32)
             after, types = ids[stop:], None
-            if "token_type_ids" in encoded:
+            if "token_type_ids" in encoded and not limits.reads_last:
                 types = np.array(encoded["token_type_ids"][place], np.int32)
             if limits.reads_last and not len(after):
                 after = np.array([_end(tokenizer)], np.int32)
-                types = None if types is None else np.append(types, types[-1])
             offsets = np.array(encoded["offset_mapping"][place][first:stop], np.int32)
             yield _Encoding(ids[:first], ids[first:stop], after, types, offsets)
 

@@ -64,7 +64,7 @@ def read_answered(
 
 
 def input_question(value: Any) -> dict[str, object]:
-    """Reads a mapping with `context` and `question`.
+    """Reads a mapping with `context` and `question`, or what `read_question` returned.
 
     Raises:
         RecipeError: one of them is missing or empty.
@@ -78,10 +78,16 @@ def input_question(value: Any) -> dict[str, object]:
                 f"the input has {what} {role}",
                 'give `{"context": ..., "question": ...}`, or `--text` and `--question`',
             )
-    return _without_marks(values["context"], values["question"])
+    return _without_marks(values["context"], values["question"], int(values.get("shift", 0)))
 
 
-def _without_marks(context: str, question: str) -> dict[str, object]:
-    context, shift = unmarked(context)
+def _without_marks(context: str, question: str, shift: int = 0) -> dict[str, object]:
+    """The values of a row.
+
+    Args:
+        shift: number of marks that were removed from the context before.
+    """
+    context, removed = unmarked(context)
+    shift += removed
     read: dict[str, object] = {"context": context, "question": unmarked(question)[0]}
     return {**read, "shift": shift} if shift else read
