@@ -156,14 +156,9 @@ def _template() -> jinja2.Template:
 
 
 def write_card(
-    folder: Path,
-    name: str,
-    record: Record,
-    command: str,
-    prompt: str,
-    meaning: str = "",
+    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = "",
     asked: Iterable[str] = ("text",),
-) -> None:
+) -> None:  # fmt: skip
     """Writes README.md, which holds no rows of data and no local paths.
 
     Args:
@@ -176,7 +171,6 @@ def write_card(
     source = record.rewound.source if record.rewound else {}
     library = _library(folder, head)
     pooled = _pooled_code(folder, record)
-    added = recipe.added_tokens
     text = _template().render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
@@ -196,9 +190,9 @@ def write_card(
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=recipe.method == "BottleneckAdapter",
         virtual=library == "peft" and recipe.virtual_tokens,
-        added=", ".join(f"`{token}`" for token in added),
+        added=", ".join(f"`{token}`" for token in recipe.added_tokens),
         variable="base" if library == "peft" else "model",
-        added_list=", ".join(f"{token!r}" for token in added),
+        added_list=", ".join(f"{token!r}" for token in recipe.added_tokens),
         pipeline_tag=head.pipeline_tag,
         repository=repository(base),
         where=_where(base),

@@ -105,7 +105,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _given(options: argparse.Namespace) -> dict[str, list[str]]:
     """The values of the options that give inputs, by their names; those not given are left out."""
-    return {name: values for name in input_options() if (values := getattr(options, name))}
+    return {name: values for name in input_options() if (values := getattr(options, name, None))}
 
 
 def _check_predict(options: argparse.Namespace) -> None:
