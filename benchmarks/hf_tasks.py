@@ -1,6 +1,6 @@
 """Plain HF Trainer + PEFT on the sets of benchmarks/real_sets.py: the same base, rows and epochs.
 
-    python benchmarks/hf_tasks.py wnut17|banking77 lora|full [--data FOLDER] [--seed 0]
+    python benchmarks/hf_tasks.py wnut17|banking77|xquad lora|full [--data FOLDER] [--seed 0]
 
 Prints one line of JSON. Everything is what the libraries' tutorials do: the architecture's own
 head, one learning rate for all parameters, padding to the longest example of a batch, the best
@@ -102,9 +102,26 @@ def strict_f1(expected: list[list[str]], predicted: list[list[str]]) -> float:
     return float(f1_score(expected, predicted, mode="strict", scheme=IOB2))
 
 
+def answers(arguments: argparse.Namespace) -> None:
+    """Trains and scores question answering; hf_questions.py has the steps."""
+    from hf_questions import train
+
+    from peftkit import Base
+    from peftkit.bases.opening import open_base
+
+    language = arguments.language
+    base = str(open_base(Base(name_or_path="packaged:multilingual-e5-small")).folder)
+    folder = arguments.data / f"questions-{language}"
+    row = train(base, arguments.method, folder, language, arguments.seed, arguments.steps)
+    print(json.dumps({"task": f"xquad {language}", **row}))
+
+
 def main(arguments: argparse.Namespace) -> None:
     set_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
+    if arguments.task == "xquad":
+        answers(arguments)
+        return
     task, folder = arguments.task, arguments.data / arguments.task
     base = base_folder()
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -137,7 +154,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"/tmp/hf_tasks/{task}_{arguments.method}_{arguments.seed}",
             num_train_epochs=EPOCHS[task], seed=arguments.seed,
             per_device_train_batch_size=BATCH[task], per_device_eval_batch_size=64,
-            learning_rate=RATES[arguments.method], warmup_ratio=0.06, weight_decay=0.01,
+            learning_rate=RATES[arguments.method], warmup_steps=0.06, weight_decay=0.01,
             eval_strategy="epoch", save_strategy="best", save_total_limit=1,
             load_best_model_at_end=True, metric_for_best_model="score", report_to="none",
             disable_tqdm=True, logging_strategy="no", use_cpu=True,
@@ -164,9 +181,11 @@ def base_folder() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=("wnut17", "banking77"))
+    parser.add_argument("task", choices=("wnut17", "banking77", "xquad"))
     parser.add_argument("method", choices=("lora", "full"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--language", choices=("en", "zh"), default="en", help="of xquad")
+    parser.add_argument("--steps", type=int, default=-1, help="of xquad; -1 for all epochs")
     main(parser.parse_args())
