@@ -39,6 +39,7 @@ from peftkit.tasks.span_loss import SpanCrossEntropy
 from peftkit.training.forward.self_check import choose_engine
 from tests.conftest import BAD, FILLER, GOOD, write_jsonl
 from tests.engines import engine_of
+from tests.matrix import save_architecture
 
 # Rows
 
@@ -223,9 +224,8 @@ def test_each_token_is_read_once_where_it_has_more_context(minilm, max_length, o
             part = context[place * step : place * step + room]
             ids = found.input_ids[window].tolist()
             assert ids == [101, *question, 102, *part, 102]
-            if not last:  # decoders read no segments
-                types = [0] * (len(question) + 2) + [1] * (len(part) + 1)
-                assert found.inputs["token_type_ids"][window].tolist() == types
+            types = [0] * (len(question) + 2) + [1] * (len(part) + 1)
+            assert found.inputs["token_type_ids"][window].tolist() == types
             of_window = found.outputs_of(window)
             tokens = found.columns[TOKEN][of_window]
             places = found.read_at[window][:, 0]
@@ -322,9 +322,10 @@ def test_the_loss_is_that_of_single_unpadded_windows(kind, bases):
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bases[kind])
+    limits = Limits(40, 8, reads_last=kind == "llama", segments=kind == "bert")
     torch.manual_seed(0)
     model = AutoModelForQuestionAnswering.from_pretrained(bases[kind]).eval()
-    examples = encode_questions(rows_of(12), tokenizer, Limits(40, 8, reads_last=kind == "llama"))
+    examples = encode_questions(rows_of(12), tokenizer, limits)
     indices = list(range(len(examples)))
     expected = torch.zeros(())
     for index in indices:
@@ -542,6 +543,23 @@ def test_it_is_trained_scored_verified_and_merged(finished, name, tmp_path):
     card = (done.folder / "adapter" / "README.md").read_text()
     assert '--text "..." --question "..."' in card
     assert "Each token has a start and an end logit" in card
+
+
+@pytest.mark.parametrize("architecture", ["ModernBERT", "RoBERTa", "T5", "GPT-2"])
+def test_other_architectures_answer(architecture, tmp_path):
+    rng = random.Random(0)
+    path = write_jsonl(tmp_path / "rows.jsonl", [question(rng) for _ in range(24)])
+    base = save_architecture(tmp_path / "base", architecture)
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(base), max_unknown_tokens=1), name="other",
+        task=pk.QuestionAnswering(data=pk.Questions(path=str(path)), max_length=28, overlap=8),
+        method=pk.LoRA(r=2, target_modules="all-linear"), training=pk.Training(max_steps=2),
+    )  # fmt: skip
+    done = run(recipe, str(tmp_path / "run"))
+    assert done.record.probes.max_difference < 1e-5
+    asked = {"context": "the film was dark", "question": "dark film"}
+    (answer,) = pk.load(str(done.folder)).predict([asked])
+    assert asked["context"][answer.start : answer.end] == answer.text
 
 
 def test_the_threshold_is_chosen_where_training_has_questions_without_answers(finished):

@@ -207,7 +207,10 @@ class QuestionAnswering(Task):
         from peftkit.bases.architectures import is_decoder
         from peftkit.tasks.encoding.question_windows import Limits
 
-        return Limits(self.max_length, self.overlap, self.prefix, is_decoder(base.config))
+        segments = getattr(base.config, "type_vocab_size", 0) > 1
+        return Limits(
+            self.max_length, self.overlap, self.prefix, is_decoder(base.config), segments
+        )  # fmt: skip
 
     def loss(self, training: LossSettings | None = None) -> Loss:
         from peftkit.tasks.span_loss import SpanCrossEntropy

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Limits:
     """Text before each question."""
     reads_last: bool = False
     """Whether "no answer" is read at the last token of a window, not at the first."""
+    segments: bool = True
+    """Whether the base tells question and context apart by segment ids."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _Encoding:
     context: Array
     after: Array
     types: Array | None
-    """Segment ids of all tokens, if an encoder reads them."""
+    """Segment ids of all tokens, if the base reads them."""
     offsets: Array
     """(context, 2), place of each token of the context, in characters."""
 
@@ -91,7 +93,7 @@ def encode_questions(rows: Sequence[Row], tokenizer: Any, limits: Limits) -> Exa
             f"the tokenizer of `{tokenizer.name_or_path}` does not map tokens to characters",
             "choose a base with a fast tokenizer",
         )
-    limits = _within(limits, tokenizer)
+    limits = replace(limits, max_length=min(limits.max_length, tokenizer.model_max_length))
     spaces = set(tokenizer.convert_tokens_to_ids(list(SPACES))) - {tokenizer.unk_token_id, None}
     windows: list[_Window] = []
     row_of: list[int] = []
@@ -121,12 +123,6 @@ def _joined(parts: Sequence[Array], dtype: Any) -> Array:
     return np.concatenate([np.zeros((0, 2), dtype), *parts]).astype(dtype)
 
 
-def _within(limits: Limits, tokenizer: Any) -> Limits:
-    """The limits with the base's own limit of tokens."""
-    most = min(limits.max_length, tokenizer.model_max_length)
-    return Limits(most, limits.overlap, limits.prefix, limits.reads_last)
-
-
 def _encodings(rows: Sequence[Row], tokenizer: Any, limits: Limits) -> Iterator[_Encoding]:
     """Yields the tokens of each row."""
     between = "" if _are_separated(tokenizer) else "\n"
@@ -146,10 +142,11 @@ def _encodings(rows: Sequence[Row], tokenizer: Any, limits: Limits) -> Iterator[
             first, stop = int(in_context[0]), int(in_context[-1]) + 1
             ids = np.array(encoded["input_ids"][place], np.int32)
             after, types = ids[stop:], None
-            if "token_type_ids" in encoded and not limits.reads_last:
+            if limits.segments and "token_type_ids" in encoded:
                 types = np.array(encoded["token_type_ids"][place], np.int32)
             if limits.reads_last and not len(after):
                 after = np.array([_end(tokenizer)], np.int32)
+                types = None if types is None else np.append(types, types[-1])
             offsets = np.array(encoded["offset_mapping"][place][first:stop], np.int32)
             yield _Encoding(ids[:first], ids[first:stop], after, types, offsets)
 
