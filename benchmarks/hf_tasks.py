@@ -1,6 +1,6 @@
 """Plain HF Trainer + PEFT on the sets of benchmarks/real_sets.py: the same base, rows and epochs.
 
-    python benchmarks/hf_tasks.py wnut17|banking77|semeval lora|full [--data FOLDER] [--seed 0]
+    python benchmarks/hf_tasks.py wnut17|banking77|semeval|xquad lora|full [--data FOLDER] [--seed 0]
 
 Prints one line of JSON. Everything is what the libraries' tutorials do: the architecture's own
 head, one learning rate for all parameters, padding to the longest example of a batch, the best
@@ -184,9 +184,26 @@ def strict_f1(expected: list[list[str]], predicted: list[list[str]]) -> float:
     return float(f1_score(expected, predicted, mode="strict", scheme=IOB2))
 
 
+def answers(arguments: argparse.Namespace) -> None:
+    """Trains and scores question answering; hf_questions.py has the steps."""
+    from hf_questions import train
+
+    from peftkit import Base
+    from peftkit.bases.opening import open_base
+
+    language = arguments.language
+    base = str(open_base(Base(name_or_path="packaged:multilingual-e5-small")).folder)
+    folder = arguments.data / f"questions-{language}"
+    row = train(base, arguments.method, folder, language, arguments.seed, arguments.steps)
+    print(json.dumps({"task": f"xquad {language}", **row}))
+
+
 def main(arguments: argparse.Namespace) -> None:
     set_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
+    if arguments.task == "xquad":
+        answers(arguments)
+        return
     task = arguments.task
     folder = arguments.data / FOLDERS.get(task, task)
     base = base_folder()
@@ -265,10 +282,12 @@ def base_folder() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=("wnut17", "banking77", "semeval"))
+    parser.add_argument("task", choices=("wnut17", "banking77", "semeval", "xquad"))
     parser.add_argument("method", choices=("lora", "full"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-steps", type=int, default=-1, help="to try it; -1 for all epochs")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--language", choices=("en", "zh"), default="en", help="of xquad")
+    parser.add_argument("--steps", type=int, default=-1, help="of xquad; -1 for all epochs")
     main(parser.parse_args())

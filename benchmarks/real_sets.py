@@ -2,7 +2,7 @@
 
     python benchmarks/real_sets.py TABLE --data FOLDER [--jobs 2] [--report]
 
-TABLE is wnut17, semeval, ranking or chinese. The command appends a line for each run to
+TABLE is wnut17, semeval, ranking, questions or chinese. The command appends a line for each run to
 benchmarks/real_sets.jsonl, skips runs that are there, and so continues where it stopped. FOLDER
 holds wnut17/, semeval2010_task8/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
@@ -33,6 +33,8 @@ from peftkit import (
     LoRA,
     MarkedTexts,
     Method,
+    QuestionAnswering,
+    Questions,
     Recipe,
     RelationExtraction,
     ScoredPairs,
@@ -51,6 +53,8 @@ LORA = LoRA(r=8, lora_alpha=16, target_modules="all-linear")
 SEEDS = (0, 1, 2)
 CHINESE = ("intents_zh", "entities_zh")
 CHINESE_RATES = (1e-3, 3e-3)
+QUESTIONS = {"questions-en": "squad", "questions-zh": "cmrc2018"}
+"""Questions of XQuAD -> how their answers are compared."""
 CANDIDATES = 20
 """Texts among which one is right."""
 TRAINED = 5
@@ -82,6 +86,9 @@ def recipe(name: str, method: str, seed: int) -> Recipe:
         base, task = MINILM, RelationExtraction(data=MarkedTexts(path=str(WORK / "semeval")))
         rate = {"lora": 1e-3, "full": 1e-4}[method]
         training = training.with_(num_epochs=5, batch_size=16, learning_rate=rate)
+    elif name in QUESTIONS:
+        base, task = E5, question_task(name)
+        training = training.with_(num_epochs=4, batch_size=16, micro_batch_tokens=4096)
     else:
         base = MINILM if name == "banking77" else E5
         task = ranking_task(name, base)
@@ -99,6 +106,12 @@ def ranking_task(name: str, base: str) -> Task:
     return TextPairScoring(
         data=data, objective="listwise", pooling="mean", max_length=160, prefix=prefix
     )
+
+
+def question_task(name: str) -> Task:
+    """Returns the task of finding answers; without a threshold, as each question has one."""
+    data = Questions(path=str(WORK / name), group="title")
+    return QuestionAnswering(data=data, normalization=QUESTIONS[name], prefix="query: ")
 
 
 # Data
@@ -137,6 +150,28 @@ def xquad_pairs(folder: Path, language: str) -> dict[str, list[tuple[str, str, l
             for question in paragraph["qas"]
         ]
     return found
+
+
+def write_questions(name: str, folder: Path) -> None:
+    """Divides XQuAD by article: half of them for training, a tenth of which validates, half to
+    test. Byte order marks are removed, and starts move with them.
+    """
+    language = name.split("-")[1]
+    articles = json.loads((folder / "xquad" / f"xquad.{language}.json").read_text())["data"]
+    for paragraph in (p for article in articles for p in article["paragraphs"]):
+        marks = len(paragraph["context"]) - len(paragraph["context"].lstrip("\ufeff"))
+        paragraph["context"] = paragraph["context"][marks:]
+        for answer in (answer for qa in paragraph["qas"] for answer in qa["answers"]):
+            answer["answer_start"] -= marks
+    order = random.Random(0).sample(range(len(articles)), len(articles))
+    half = len(articles) // 2
+    bounds = {"validation": order[: half // 10], "train": order[half // 10 : half],
+              "test": order[half:]}  # fmt: skip
+    (WORK / name).mkdir(parents=True, exist_ok=True)
+    for split, chosen in bounds.items():
+        value = {"version": "1.1", "data": [articles[place] for place in sorted(chosen)]}
+        text = json.dumps(value, ensure_ascii=False)
+        (WORK / name / f"{split}.json").write_text(text, encoding="utf-8")
 
 
 def banking_pairs(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:
@@ -205,6 +240,12 @@ def jobs(table: str, folder: Path) -> Iterator[Job]:
         for name in ("xquad-en", "xquad-zh", "banking77"):
             yield name, "cosine", 0, [*ours, name, "cosine", "0"]
             yield name, "lora", 0, [*ours, name, "lora", "0"]
+    if table == "questions":
+        for name in QUESTIONS:
+            peer = [sys.executable, str(HERE / "hf_tasks.py"), "xquad", "lora"]
+            options = ["--data", str(WORK), "--threads", "1", "--language", name.split("-")[1]]
+            yield name, "lora", 0, [*ours, name, "lora", "0"]
+            yield name, "hf lora", 0, [*peer, *options]
     if table == "chinese":
         for name in CHINESE:
             for rate in CHINESE_RATES:
@@ -281,7 +322,10 @@ def main(arguments: argparse.Namespace) -> None:
         write_wnut17(arguments.data)
     elif arguments.table == "semeval":
         write_semeval(arguments.data)
-    else:
+    elif arguments.table == "questions":
+        for name in QUESTIONS:
+            write_questions(name, arguments.data)
+    elif arguments.table == "ranking":
         for name in ("xquad-en", "xquad-zh", "banking77"):
             write_ranking(name, arguments.data)
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
@@ -340,14 +384,17 @@ def main_score(row: dict[str, Any]) -> float:
     test = row["test"]
     if isinstance(test, float):
         return test
-    names = ("official_f1", "strict_f1", "ndcg@10", "accuracy")
+    names = ("official_f1", "strict_f1", "ndcg@10", "f1", "accuracy")
     return float(next(test[name] for name in names if name in test))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "table", nargs="?", choices=("wnut17", "semeval", "ranking", "chinese"), default="wnut17"
+        "table",
+        nargs="?",
+        choices=("wnut17", "semeval", "ranking", "questions", "chinese"),
+        default="wnut17",
     )
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--jobs", type=int, default=1)

@@ -35,6 +35,7 @@ from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
+from peftkit.tasks.question_answering import QuestionAnswering, Questions
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.reading.marked_texts import MarkedTexts
 from peftkit.tasks.relation_extraction import RelationExtraction
@@ -84,6 +85,8 @@ __all__ = [
     "PiSSA",
     "PrefixTuning",
     "PromptTuning",
+    "QuestionAnswering",
+    "Questions",
     "Recipe",
     "RelationExtraction",
     "ScoredPairs",

@@ -236,5 +236,6 @@ def save_adapter(
     adapter.write(unchecked)
     prompt = recipe.task.prompt_code() if adapter.head.generation else ""
     meaning = recipe.task.meaning_of_outputs(adapter.head)
-    write_card(unchecked, folder.name, adapter, recipe.task.command, prompt, meaning)
+    task = recipe.task
+    write_card(unchecked, folder.name, adapter, task.command, prompt, meaning, task.asked)
     return unchecked, adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -26,7 +27,7 @@ TOLD = (
 
 def write_files(folder: Path) -> None:
     """reviews.csv, tickets.csv, topics.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv,
-    talks.jsonl, candidates.csv, similar.csv.
+    talks.jsonl, candidates.csv, similar.csv, questions.json.
     """
     write_csv(folder / "reviews.csv", sentences(200))
     write_csv(folder / "tickets.csv", tickets(), ("message", "team"))
@@ -35,6 +36,8 @@ def write_files(folder: Path) -> None:
     lines = ("nachricht;gruppe", *(f"{text};{team}" for text, team in german_tickets()))
     (folder / "kunden.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
     write_jsonl(folder / "names.jsonl", tagged_words())
+    articles = json.dumps({"version": "2.0", "data": sales()})
+    (folder / "questions.json").write_text(articles)
     pairs = [(text, text.upper()) for text, _ in sentences(60)]
     write_csv(folder / "pairs.csv", pairs, ("source", "target"))
     write_jsonl(folder / "talks.jsonl", conversations(60))
@@ -113,6 +116,43 @@ def german_tickets() -> list[tuple[str, str]]:
     rows[6] = (rows[6][0], "reparatur")
     rows[8] = (rows[8][0], "")
     return rows
+
+
+SALES = (
+    ("who sold the {0}?", "{1}"),
+    ("where was the {0} sold?", "{2}"),
+    ("how much was the {0}?", "{3}"),
+)
+
+
+def sales() -> list[dict[str, object]]:
+    """48 articles on two sales each, with three questions on either as in SQuAD; the answer to one
+    of them is left out of every second.
+    """
+    articles: list[dict[str, object]] = []
+    random_one = random.Random(0)
+    for number, (thing, colour) in enumerate((t, c) for t in THINGS for c in COLOURS):
+        facts = [
+            (what, random_one.choice(PEOPLE), random_one.choice(PLACES),
+             f"{random_one.randint(11, 99)} crowns")
+            for what in (f"{colour} {thing}", f"old {THINGS[(THINGS.index(thing) + 3) % 8]}")
+        ]  # fmt: skip
+        told = ["{1} sold the {0} in {2} for {3}.".format(*fact) for fact in facts]
+        if number % 2 == 0:
+            told[0] = told[0].replace(f" for {facts[0][3]}", "")
+        context, qas = " ".join(told), []
+        for place, fact in enumerate(facts):
+            start = context.index(told[place])
+            for kind, (question, answer) in enumerate(SALES):
+                text = answer.format(*fact)
+                at = told[place].find(text)
+                answers = [{"text": text, "answer_start": start + at}] if at >= 0 else []
+                qas.append({
+                    "id": f"{number}.{place}.{kind}", "question": question.format(*fact),
+                    "answers": answers, "is_impossible": not answers,
+                })  # fmt: skip
+        articles.append({"title": f"{number}", "paragraphs": [{"context": context, "qas": qas}]})
+    return articles
 
 
 def tagged_words() -> list[dict[str, list[str]]]:

@@ -172,8 +172,9 @@ def test_exported_names():
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LabelSets",
         "LayerNormTuning", "LoRA", "MarkedTexts", "Method", "MultiLabelClassification", "Numbers",
         "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning",
-        "PromptTuning", "Recipe", "RelationExtraction", "ScoredPairs", "Source", "TaggedWords",
-        "Task", "TextClassification", "TextPairScoring", "TextRegression", "TokenClassification",
+        "PromptTuning", "QuestionAnswering", "Questions", "Recipe", "RelationExtraction",
+        "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification", "TextPairScoring",
+        "TextRegression", "TokenClassification",
         "TopLayers", "Training", "Translation", "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)

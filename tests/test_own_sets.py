@@ -11,6 +11,8 @@ import pytest
 from peftkit import (
     MarkedTexts,
     Numbers,
+    QuestionAnswering,
+    Questions,
     RelationExtraction,
     ScoredPairs,
     Source,
@@ -131,6 +133,31 @@ def test_both_languages_together_have_blocks_of_their_own():
     rows = [row for _, row in read_source(Source(path=TERN))["all"].rows]
     assert len({row["block"] for row in rows}) == 16
     assert len({row["query"] for row in rows}) == 288
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_answer_is_in_its_passage_and_each_question_is_another(language):
+    source = Source(path="packaged:tern-harbour-answers", subset=language)
+    rows = [row for _, row in read_source(source)["all"].rows]
+    passages = {row["passage"] for row in documents(language)}
+    assert {row["context"] for row in rows} == passages
+    assert len({row["question"] for row in rows}) == len(rows) == 144
+    assert len({row["title"] for row in rows}) == 48
+    by_context: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        ((text, start),) = [(one["text"], one["answer_start"]) for one in row["answers"]]
+        assert row["context"][start : start + len(text)] == text
+        assert len(text) < 0.5 * len(row["context"])
+        by_context[row["context"]].append(row["question"])
+    grams = [five_grams(" ".join([context, *questions]), language)
+             for context, questions in by_context.items()]  # fmt: skip
+    assert max(share(*pair) for pair in combinations(grams, 2)) < 0.5
+    data = Questions(path=source.path, subset=language, validation_fraction=0.25,
+                     test_fraction=0.25)  # fmt: skip
+    splits, ledger = load_splits(QuestionAnswering(data=data), 0)
+    contexts = [{row.values["context"] for row in rows} for rows in splits.named().values()]
+    assert [len(part) for part in contexts] == [24, 12, 12]
+    assert ledger.notes == ()
 
 
 def test_a_score_follows_its_rule():

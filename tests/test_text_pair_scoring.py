@@ -187,7 +187,7 @@ def test_it_is_learned_saved_and_verified(finished):
         assert low <= test.after[name] <= high
     assert verify(str(done.folder)).problems == []
     receipt = (done.folder / "receipt.html").read_text()
-    assert "--text-pair &#34;...&#34;" in receipt
+    assert '--text-pair "..."' in receipt
     title = "By number of candidates" if recipe.task.grouped else "By expected score"
     assert title in receipt
     scores = json.loads((done.folder / "by_example.json").read_text())

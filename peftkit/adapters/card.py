@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -13,6 +14,7 @@ from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
+from peftkit.tasks.input_options import flag
 
 VALIDATED = "validation, step"
 """Prefix of the `Record.metrics` key for an interrupted run's validation scores."""
@@ -52,7 +54,7 @@ The base is {{ where }}.{% if folder %} {{ folder }}
 
 ```bash
 peftkit {{ command }} path/to/this/folder{{ base_option }}\
-{% if command == "predict" %} --text "..."{% endif %}
+{% if command == "predict" %}{% for option in asked %} {{ option }} "..."{% endfor %}{% endif %}
 ```
 
 {% if pooled -%}
@@ -154,23 +156,21 @@ def _template() -> jinja2.Template:
 
 
 def write_card(
-    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = ""
-) -> None:
+    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = "",
+    asked: Iterable[str] = ("text",),
+) -> None:  # fmt: skip
     """Writes README.md, which holds no rows of data and no local paths.
 
     Args:
         command: the peftkit command that runs the model.
         prompt: code that builds the model's input; empty if the model does not write text.
         meaning: see `Task.meaning_of_outputs`.
+        asked: see `Task.asked`.
     """
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
     library = _library(folder, head)
-    pooled = ""
-    if head.pooling:
-        whole = (folder / "config.json").is_file()
-        pooled = model_code(head) if whole else adapter_code(head, _is_reachable(base))
-    added = recipe.added_tokens
+    pooled = _pooled_code(folder, record)
     text = _template().render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
@@ -183,15 +183,16 @@ def write_card(
         library=library,
         pooled=pooled,
         command=command,
+        asked=list(map(flag, asked)),
         prompt=prompt,
         meaning=meaning,
         # a decoder-only model returns the prompt followed by its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=recipe.method == "BottleneckAdapter",
         virtual=library == "peft" and recipe.virtual_tokens,
-        added=", ".join(f"`{token}`" for token in added),
+        added=", ".join(f"`{token}`" for token in recipe.added_tokens),
         variable="base" if library == "peft" else "model",
-        added_list=", ".join(f"{token!r}" for token in added),
+        added_list=", ".join(f"{token!r}" for token in recipe.added_tokens),
         pipeline_tag=head.pipeline_tag,
         repository=repository(base),
         where=_where(base),
@@ -201,6 +202,15 @@ def write_card(
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _pooled_code(folder: Path, record: Record) -> str:
+    """Text and code for a classifier that pools hidden states; empty for other heads."""
+    if not record.head.pooling:
+        return ""
+    if (folder / "config.json").is_file():
+        return model_code(record.head)
+    return adapter_code(record.head, _is_reachable(record.known_base))
 
 
 def _library(folder: Path, head: Head) -> str:

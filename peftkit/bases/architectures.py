@@ -37,15 +37,17 @@ def check_continues(base: OpenedBase) -> None:
         )
 
 
-def reads_left_to_right(base: OpenedBase) -> bool:
-    """Whether tokens of a base see earlier tokens only: its architecture has a causal but no masked
-    language model.
+def is_decoder(config: Any) -> bool:
+    """Whether the architecture reads from left to right, so that a token sees no later ones.
+
+    Args:
+        config: a configuration, from transformers.
     """
     from transformers.models.auto import modeling_auto as auto
 
-    kind = base.config.model_type
-    causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return kind in causal and kind not in masked
+    writes = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    fills = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return writes and not fills and not config.is_encoder_decoder
 
 
 def depth(base: OpenedBase) -> int:

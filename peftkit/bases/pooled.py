@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from peftkit.bases.architectures import is_decoder
 from peftkit.bases.pooling import at_places, first, mean
 from peftkit.errors import BaseModelError
 
@@ -99,10 +100,7 @@ def _reads_left_to_right(model: Any) -> bool:
     causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
     if causal:
         return any(causal)
-    writes: Any = transformers.AutoModelForCausalLM
-    fills: Any = transformers.AutoModelForMaskedLM
-    kind = type(model.config)
-    return kind in writes._model_mapping and kind not in fills._model_mapping
+    return is_decoder(model.config)
 
 
 @functools.cache

@@ -18,12 +18,14 @@ from peftkit.adapters.hub import find_adapter, local_path
 from peftkit.adapters.inspection.settings import parse_settings
 from peftkit.atomic import output_path, refuse_taken
 from peftkit.bases.quiet_libraries import quiet_libraries
+from peftkit.cli.options import input_options
 from peftkit.data.source import Source, is_encoding
 from peftkit.deploy.exporting.request import FILES, check_choices
 from peftkit.deploy.rewinding.scales import parse_choice, parse_scales
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.reports.terminal import open_console
+from peftkit.tasks.input_options import flag
 from peftkit.training.threads import use_usable_cpus
 from peftkit.wording import plural
 
@@ -92,26 +94,32 @@ def _predict(options: argparse.Namespace) -> None:
         message = f"{plural(count, 'row')} answered in {options.out}"
         print(json.dumps(summary) if options.json else message)
         return
-    texts = options.text, options.text_pair
-    answers = answer_texts(options.run, options.base, *texts, *how, say)
-    pairs = list(zip(options.text, answers, strict=True))
+    asked, answers = answer_texts(options.run, options.base, _given(options), *how, say)
     if options.json:
-        replies = [{"text": text, **asdict(answer)} for text, answer in pairs]
+        replies = [{**one, **asdict(answer)} for one, answer in zip(asked, answers, strict=True)]
         print(json.dumps({"answers": replies}, ensure_ascii=False))
         return
-    for text, answer in pairs:
+    for text, answer in zip(options.text, answers, strict=True):
         print(answer.line(text))
+
+
+def _given(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The values of the options that give inputs, by their names; those not given are left out."""
+    return {name: values for name in input_options() if (values := getattr(options, name, None))}
 
 
 def _check_predict(options: argparse.Namespace) -> None:
     """Raises an error if an option of `predict` is wrong, or contradicts another option."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
-    if options.text_pair and len(options.text_pair) != len(options.text):
-        raise RecipeError(
-            f"{len(options.text)} `--text`, but {len(options.text_pair)} `--text-pair`",
-            "give one `--text-pair` for each `--text`",
-        )
+    for name, values in _given(options).items():
+        if len(values) != len(options.text):
+            raise RecipeError(
+                f"{len(options.text)} `--text`, but {len(values)} `{flag(name)}`",
+                f"give one `{flag(name)}` for each `--text`",
+            )
+        if empty := [number for number, text in enumerate(values, start=1) if not text.strip()]:
+            raise RecipeError(f"`{flag(name)}` number {empty[0]} is empty", "give it some text")
     if options.out and not options.file:
         raise RecipeError(
             "`--out` needs `--file`; the answers to `--text` are printed",
@@ -132,15 +140,18 @@ def _check_predict(options: argparse.Namespace) -> None:
 def _check_rows(options: argparse.Namespace) -> None:
     """Raises an error if the adapter's folder or the rows to answer are wrong; loads no weights."""
     find_adapter(options.run)
-    if options.file:
-        from peftkit.adapters.saved_recipe import quick_recipe
-        from peftkit.deploy.answering.inputs import read_inputs, read_table
+    from peftkit.adapters.saved_recipe import quick_recipe
+    from peftkit.deploy.answering.inputs import given_inputs, read_inputs, read_table
 
-        recipe = quick_recipe(local_path(options.run))
+    recipe = quick_recipe(local_path(options.run))
+    if options.file:
         source = recipe.task.source if recipe else Source(path="-")
         table = read_table(Path(options.file), source, options.encoding)
         if recipe:
             read_inputs(recipe.task.adapt_inputs(table), recipe.task)
+    elif recipe:
+        for one in given_inputs(_given(options), recipe.task):
+            recipe.task.as_input(one)
 
 
 def _chat(options: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from peftkit.cli.groups import SUMMARIES
 from peftkit.deploy.rewinding.scales import DEFAULT
+from peftkit.tasks.input_options import InputOption, flag
+from peftkit.tasks.task import Task
 
 
 def add_adapter_commands(commands: Any) -> None:
@@ -21,11 +23,20 @@ def add_adapter_commands(commands: Any) -> None:
     _add_rewind(commands)
 
 
+def input_options() -> dict[str, InputOption]:
+    """The options of all tasks that give an input, by their names with underscores."""
+    tasks = [kind for kind in Task.kinds.values() if issubclass(kind, Task)]
+    found: dict[str, InputOption] = {}
+    for task in tasks:
+        found = {**task.input_options, **found}
+    return found
+
+
 def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", description=SUMMARIES["predict"])
     _add_adapter_options(predict)
-    predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    predict.add_argument("--text-pair", action="append", default=[], help="second text of a pair")
+    for name, option in input_options().items():
+        predict.add_argument(flag(name), action="append", default=[], help=option.help)
     predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
     predict.add_argument("--out", default="", help="new .csv file for --file")
     predict.add_argument("--encoding", default="", help="encoding of --file, if not UTF-8")

@@ -1,8 +1,9 @@
 """Reads rows from JSON and JSONL, in the shapes that common tools write.
 
 A row may be an object on one line or over several lines. Rows may also be in a list, in a list
-inside an object, or stored as columns. A file may hold several splits, each in one of these shapes.
-The values of a row without names, such as `["a text", "a label"]`, get the names in `UNNAMED`.
+inside an object, stored as columns, or nested as in SQuAD. A file may hold several splits, each in
+one of these shapes. The values of a row without names, such as `["a text", "a label"]`, get the
+names in `UNNAMED`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.data.rows import Malformed, Table
+from peftkit.data.squad import squad_rows
 from peftkit.data.text_files import is_decoded
 from peftkit.errors import DataError, quoted
 from peftkit.parts.json_values import RepeatedName, unrepeated
@@ -160,6 +162,8 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
     Args:
         where: words for messages that say where the value is, such as `` `train` in ``.
     """
+    if (questions := squad_rows(value)) is not None:
+        return _rows(path, list(enumerate(questions, start=1)), [], "row")
     rows = value if isinstance(value, list) else None
     if isinstance(value, dict):
         rows = _rows_of_columns(value)

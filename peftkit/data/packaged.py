@@ -127,6 +127,18 @@ DATA: Final = {
         licence="Apache-2.0",
         subset_column="language",
     ),
+    "tern-harbour-answers": Packaged(  # its passages with the answers, for question answering
+        module="peftkit",
+        install="pip install peftkit",
+        path="data/samples/tern_answers_{subset}.json",
+        checked="data/samples/tern_answers_{subset}.json",
+        sha256="",
+        licence="Apache-2.0",
+        subsets=(
+            ("en", "4f6cd9160c66194209ef2f8ab4351e16d97ce5fed0bcc1ea4c3bff6c58c7a88e"),
+            ("zh", "f8d15b3b67f97a5ce4ec0715cf704294a80e6826e61378578162956cf07ef5fa"),
+        ),
+    ),
     "movie-review-scores": replace(  # with constructed scores, for regression
         REVIEWS, label_names=(), rows="review_scores"
     ),

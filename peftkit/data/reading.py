@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,8 @@ def _read_packaged(source: Source) -> Table:
 
 def _subset(table: Table, entry: Packaged, source: Source) -> Table:
     """Returns the rows of the source's subset."""
+    if entry.subsets:  # each has its own file
+        return replace(table, name=f"{source.path} {source.subset}")
     subsets = sorted({str(values[entry.subset_column]) for _, values in table.rows})
     if source.subset and source.subset not in subsets:
         raise DataError(

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from peftkit.data.ledger import Ledger
 from peftkit.evaluation.lead import headline_metric
-from peftkit.reports import confusion, plots
+from peftkit.reports import charts, confusion, plots
 from peftkit.reports.run_record import RecordedProbe, RunRecord
 from peftkit.reports.strata import strata_of
 from peftkit.tasks.score import Matrix, ScoreTable
@@ -70,7 +70,7 @@ def write_receipt(file: Path, run: RunRecord) -> None:
         metric=metric,
         rows=len(test.samples) if of_samples else run.ledger.splits["test"].rows,
         about_probe=about_probe(test.probe),
-        pair=bool(run.recipe.to_json()["task"].get("data", {}).get("text_pair")),
+        asked=_asked(run),
         recipe_json=json.dumps(json.loads(run.recipe.text), indent=2, ensure_ascii=False),
         loss_plot=plots.loss_curve(training.history, training.validations),
         metric_plot=plots.metric_curve(
@@ -82,9 +82,18 @@ def write_receipt(file: Path, run: RunRecord) -> None:
         fold=FOLD,
         tables=[folded(table) for table in test.tables],
         matrices=[_matrix(matrix) for matrix in test.matrices],
+        charts=[(chart, charts.picture(chart)) for chart in test.charts],
         labels=_labels(run.ledger),
     )
     file.write_text(text, encoding="utf-8")
+
+
+def _asked(run: RunRecord) -> dict[str, str]:
+    """Option of `peftkit predict` -> the task's name for its value, of all that an input needs."""
+    if run.asked is not None:
+        return run.asked
+    pair = run.recipe.to_json()["task"].get("data", {}).get("text_pair")  # in older records
+    return {"--text": "text", **({"--text-pair": "text_pair"} if pair else {})}
 
 
 def _labels(ledger: Ledger) -> Folded | None:

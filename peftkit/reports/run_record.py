@@ -13,7 +13,7 @@ from peftkit.data.ledger import Ledger
 from peftkit.methods.method import Layout
 from peftkit.parts import records
 from peftkit.reports.plan_record import Plan, Unplanned
-from peftkit.tasks.score import Matrix, Mistake, ScoreTable
+from peftkit.tasks.score import Chart, Matrix, Mistake, ScoreTable
 from peftkit.training.account import TrainResult
 
 RUN_FILE = "run.json"
@@ -74,6 +74,7 @@ class TestRecord:
     of_samples: tuple[str, ...] = ()
     """Names of the scores computed on the samples, not on all test rows."""
     probe: RecordedProbe | None = None
+    charts: tuple[Chart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ class RunRecord:
     """Size of the adapter on disk."""
     command: str = "predict"
     """The `peftkit` command for using the trained model: `predict` or `chat`."""
+    asked: dict[str, str] | None = field(default=None, metadata=records.IF_SET)
+    """Option of `peftkit predict` -> the task's name for its value, of each that an input needs;
+    None for a text, or a pair if the recipe has one."""
     serve: dict[str, str] = field(default_factory=dict)
     """Serving program -> the `peftkit` command that exports the adapter for it."""
     start: RecordedStart | None = None

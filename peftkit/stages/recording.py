@@ -22,6 +22,8 @@ from peftkit.reports.run_record import (
 )
 from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.preparing import Prepared
+from peftkit.tasks.input_options import flag
+from peftkit.tasks.task import Task
 
 
 def make_record(
@@ -59,6 +61,7 @@ def make_record(
         base_memory_mb=outcome.base_memory.total_mb,
         adapter_bytes=adapter_bytes(saved),
         command=prepared.recipe.task.command,
+        asked=_asked(prepared.recipe.task),
         serve=serve,
         start=RecordedStart(start.name, start.weights()) if start else None,
         test=test_record(prepared, outcome),
@@ -97,4 +100,11 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
         samples=outcome.samples,
         of_samples=written_scores(outcome.after, task),
         probe=recorded,
+        charts=after.charts,
     )
+
+
+def _asked(task: Task) -> dict[str, str] | None:
+    """Option of `peftkit predict` -> the task's name for its value; None if it is one text."""
+    options = {flag(name): task.input_options[name].role for name in task.asked}
+    return None if list(options) == [flag("text")] else options

@@ -43,6 +43,10 @@ class BatchTargets(Protocol):
     def weights(self) -> Tensor:
         """(outputs,) float32, weight of each output in the loss."""
 
+    @property
+    def example_of(self) -> Tensor:
+        """(outputs,) int64, the number of each output's example in the batch, from 0."""
+
     def units(self) -> Tensor:
         """(examples,) int64, the id of the unit that each example belongs to."""
 

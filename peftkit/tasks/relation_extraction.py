@@ -225,7 +225,7 @@ class RelationExtraction(Task):
         """Returns the head for the relations of the training rows: first those of `label_names`,
         last the one that means none.
         """
-        from peftkit.bases.architectures import reads_left_to_right
+        from peftkit.bases.architectures import is_decoder
         from peftkit.data.head import Head
         from peftkit.tasks.encoding.marked_encoding import MARKERS
 
@@ -237,7 +237,7 @@ class RelationExtraction(Task):
             return Head("AutoModelForSequenceClassification", self.task_type, labels)
         read: tuple[str, ...] = ()
         if self.pooling == "markers":
-            read = MARKERS[1::2] if reads_left_to_right(base) else MARKERS[::2]
+            read = MARKERS[1::2] if is_decoder(base.config) else MARKERS[::2]
         return Head("AutoModel", self.task_type, labels, pooling=self.pooling, markers=read)
 
     def show(

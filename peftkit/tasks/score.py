@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from peftkit.metrics.metric import Metric
 from peftkit.parts.records import IF_SET
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Outputs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A piece of a text, and which answers it is in."""
+
+    text: str
+    kind: Literal["neither", "expected", "predicted", "both"] = "neither"
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,35 @@ class Mistake:
     """Probability of the predicted answer; None if the model gives none."""
     error: float | None = field(default=None, metadata=IF_SET)
     """The predicted number minus the expected one; None if the answer is no number."""
+    passage: tuple[Marked, ...] | None = field(default=None, metadata=IF_SET)
+    """The passage that the answers are taken from, in pieces; None if they are not."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart."""
+
+    name: str
+    values: tuple[float, ...]
+    """(points,), heights."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the same points, which the receipt draws."""
+
+    title: str
+    x: str
+    """Title of the horizontal axis."""
+    places: tuple[float, ...]
+    """(points,), where the points are on the horizontal axis."""
+    lines: tuple[Line, ...]
+    names: tuple[str, ...] = ()
+    """(points,), names to write at the points instead of numbers; empty for numbers."""
+    mark: float | None = None
+    """A place to mark on the horizontal axis; None for none."""
+    note: str = ""
+    """A sentence beneath the picture."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +190,7 @@ class Score:
 
     decision: Decision = field(default_factory=Decision)
     """The decision by which outputs became answers; empty if the task decides nothing."""
+    charts: tuple[Chart, ...] = ()
 
     @classmethod
     def of(
@@ -163,6 +201,7 @@ class Score:
         tables: tuple[ScoreTable, ...] = (),
         matrices: tuple[Matrix, ...] = (),
         mistakes: tuple[Mistake, ...] = (),
+        charts: tuple[Chart, ...] = (),
     ) -> Score:
         """Computes metrics and intervals from their parts. `loss` gets neither, since whoever runs
         the model computes it.
@@ -179,4 +218,6 @@ class Score:
                 judged, (table, counts) = metric(name), of_rows.distinct
                 metrics[name] = float(judged.statistic(counts @ table))
                 intervals[name] = score_interval(judged, table, counts)
-        return cls(metrics, intervals, tables, matrices, mistakes, dict(parts))
+        return cls(
+            metrics, intervals, tables, matrices, mistakes, dict(parts), charts=charts
+        )  # fmt: skip

@@ -15,6 +15,7 @@ from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 from peftkit.tasks.answers import Answer, Decision
+from peftkit.tasks.input_options import PAIR, InputOption
 from peftkit.tasks.offers import Offer
 from peftkit.tasks.row_hooks import RowHooks
 from peftkit.tasks.score import Score
@@ -76,6 +77,8 @@ class Task(RowHooks, OpenPart):
     """Whether `loss` uses `training.label_smoothing`. If not, a recipe may not set it."""
     decides: ClassVar[bool] = False
     """Whether answers depend on numbers that `decide` fits on the validation split."""
+    input_options: ClassVar[Mapping[str, InputOption]] = PAIR
+    """The options of `peftkit predict` that give an input, by their names with underscores."""
 
     @property
     def expected_head(self) -> Head:
@@ -98,6 +101,11 @@ class Task(RowHooks, OpenPart):
         """All values that `training.metric` may have; the first one is the default."""
         written = self.writing.scores if self.writing else ()
         return tuple(dict.fromkeys((*self.scores, *written, "loss")))
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the `input_options` that each input needs."""
+        return ("text",)
 
     @property
     def command(self) -> Literal["predict", "chat"]:

@@ -142,6 +142,10 @@ class TextTask(Task):
         return {"text": self.data.text, **pair}
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        return tuple(self.text_columns)
+
+    @property
     def columns(self) -> Mapping[str, str]:
         return {**self.text_columns, **self.answer_columns}
 

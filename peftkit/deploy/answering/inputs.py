@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from peftkit.data.reading import read_file
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.source import Source
 from peftkit.data.text_files import encoding_hint
-from peftkit.errors import DataError, not_found
+from peftkit.errors import DataError, RecipeError, not_found, quoted
+from peftkit.tasks.input_options import flag
 from peftkit.tasks.task import Task
 
 
@@ -34,6 +36,29 @@ def read_table(file: Path, source: Source, encoding: str = "") -> Table:
         return read_file(file, Source(path=str(file), encoding=encoding))
     except DataError as error:
         raise DataError(error.message, _as_option(error.hint)) from error
+
+
+def given_inputs(
+    given: Mapping[str, Sequence[str]], task: Task
+) -> list[str] | list[dict[str, str]]:
+    """The task's inputs from values of options: texts if only `--text` is given, else mappings.
+
+    Args:
+        given: name of an option in the task's `input_options` -> its values, one for each input.
+
+    Raises:
+        RecipeError: the task does not read an option.
+    """
+    known = task.input_options
+    if other := [name for name in given if name not in known]:
+        raise RecipeError(
+            f"{task.kind()} reads no `{flag(other[0])}`",
+            f"leave it out; it reads {quoted(map(flag, known))}",
+        )
+    if list(given) == ["text"]:
+        return list(given["text"])
+    roles = [known[name].role for name in given]
+    return [dict(zip(roles, values, strict=True)) for values in zip(*given.values(), strict=True)]
 
 
 def read_inputs(table: Table, task: Task) -> list[Any]:

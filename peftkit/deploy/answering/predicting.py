@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.loading import load
-from peftkit.deploy.answering.inputs import read_inputs, read_table
-from peftkit.errors import OutputError, RecipeError
+from peftkit.deploy.answering.inputs import given_inputs, read_inputs, read_table
+from peftkit.errors import OutputError
 from peftkit.tasks.answers import Answer
 from peftkit.training.progress import Say, silent
 
@@ -18,27 +18,22 @@ from peftkit.training.progress import Say, silent
 def answer_texts(
     run: str,
     base: str,
-    texts: Sequence[str],
-    pairs: Sequence[str],
+    given: Mapping[str, Sequence[str]],
     trust_remote_code: bool = False,
     settings: Mapping[str, object] | None = None,
     say: Say = silent,
-) -> Sequence[Answer]:
-    """The adapter's answer to each text.
+) -> tuple[list[dict[str, str]], Sequence[Answer]]:
+    """The values of each input by the task's names, and the adapter's answer to it.
 
     Args:
-        pairs: the second text of each pair; empty if the task reads single texts.
+        given: name of an option in the task's `input_options` -> its values, one for each input.
         settings: values of fields that adapter_config.json lacks.
         say: called with progress messages if answering takes long.
     """
-    for option, values in (("--text", texts), ("--text-pair", pairs)):
-        if empty := [number for number, text in enumerate(values, start=1) if not text.strip()]:
-            raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
     adapter = load(run, base, trust_remote_code, settings)
-    inputs: list[Any] = list(texts)
-    if pairs:
-        inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
-    return adapter.predict(inputs, say)
+    inputs = given_inputs(given, adapter.recipe.task)
+    asked = [{"text": one} if isinstance(one, str) else one for one in inputs]
+    return asked, adapter.predict(inputs, say)
 
 
 def answer_file(

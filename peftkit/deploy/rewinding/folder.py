@@ -73,5 +73,5 @@ def write_rewound(
     task = adapter.recipe.task
     prompt = task.prompt_code() if record.head.generation else ""
     meaning = task.meaning_of_outputs(record.head)
-    write_card(folder, run_folder.name, record, task.command, prompt, meaning)
+    write_card(folder, run_folder.name, record, task.command, prompt, meaning, task.asked)
     return record

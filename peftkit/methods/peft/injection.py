@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peft
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +23,10 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
     """
+    own = [name for name in ("classifier", "score") if hasattr(model, name)]
+    if config.task_type == "QUESTION_ANS" and own:  # ModernBERT's; PEFT adds `qa_outputs` only
+        settings: Any = config
+        settings.modules_to_save = [*(settings.modules_to_save or ()), *own]
     if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
         config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
     whole = tuple(getattr(config, "modules_to_save", None) or ())
