@@ -1,6 +1,7 @@
 """Plain HF Trainer + PEFT on the sets of benchmarks/real_sets.py: the same base, rows and epochs.
 
-    python benchmarks/hf_tasks.py wnut17|banking77|semeval|xquad lora|full [--data FOLDER] [--seed 0]
+    python benchmarks/hf_tasks.py wnut17|banking77|semeval|xquad lora|full [--data FOLDER]
+                                  [--seed 0] [--language en|zh]
 
 Prints one line of JSON. Everything is what the libraries' tutorials do: the architecture's own
 head, one learning rate for all parameters, padding to the longest example of a batch, the best
