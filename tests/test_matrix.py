@@ -111,3 +111,12 @@ def test_the_slice_has_every_head_architecture_and_precision():
         whole = {(c.head, c.architecture, c.precision)[part] for c in CELLS}
         assert {place[part] for place in SLICE} == whole
     assert len({cell.method for cell in CELLS}) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", ["PTuning", "PrefixTuning, projected"])
+def test_virtual_tokens_are_saved_as_a_model_in_bfloat16_computes_them(
+    method: str, checkpoints: dict[str, Path], tmp_path: Path
+):
+    """Their network is not saved, and in float32 its output is another one."""
+    outcome = examine(Cell(method, "number", "Llama", "bfloat16"), checkpoints["Llama"], tmp_path)
+    assert outcome.differences["reloads"] < 1e-6

@@ -41,7 +41,7 @@ def save_peft(model: nn.Module, folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT defines them."""
     assert isinstance(model, peft.PeftModel)
     # embeddings are not part of the adapter, and "auto" would ask the Hub about them
-    with without_noise():
+    with without_noise(), _as_it_computes(model):
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
@@ -114,11 +114,20 @@ def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
-    with without_noise():
+    with without_noise(), _as_it_computes(model):
         tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
             model, adapter_name=name, save_embedding_layers=embeddings
         )
     return tensors
+
+
+def _as_it_computes(model: Any) -> torch.autocast:
+    """Computes in the dtype of the base inside the block: of virtual tokens that a network makes,
+    PEFT saves only the network's output, which is then the one that the trained model reads.
+    """
+    dtype = model.get_base_model().dtype
+    rounds = dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(model.device.type, dtype if rounds else None, enabled=rounds)
 
 
 def compare_configs(model: Any, folder: Path) -> None:
