@@ -121,13 +121,14 @@ def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch
     return tensors
 
 
-def _as_it_computes(model: Any) -> torch.autocast:
+def _as_it_computes(model: Any) -> contextlib.AbstractContextManager[object]:
     """Computes in the dtype of the base inside the block: of virtual tokens that a network makes,
     PEFT saves only the network's output, which is then the one that the trained model reads.
     """
-    dtype = model.get_base_model().dtype
-    rounds = dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(model.device.type, dtype if rounds else None, enabled=rounds)
+    dtype, device = model.get_base_model().dtype, model.device.type
+    if dtype not in (torch.bfloat16, torch.float16) or device == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype)
 
 
 def compare_configs(model: Any, folder: Path) -> None:
