@@ -147,5 +147,4 @@ def train(base: str, method: str, folder: Path, language: str, seed: int, steps:
     trainer.compute_metrics = None  # it reads the validation split
     validation = metrics(trainer.predict(encoded["validation"][0]))
     test = metrics(trainer.predict(encoded["test"][0]), "test")
-    row = {"method": method, "seed": seed, "validation": validation, "test": test}
-    return {**row, "training_seconds": round(seconds)}
+    return {"validation": validation, "test": test, "training_seconds": round(seconds)}

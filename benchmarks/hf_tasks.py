@@ -152,7 +152,6 @@ class MarkedRelations(nn.Module):
 
 def relation_model(base: str, tokenizer: Any, num_labels: int, method: str) -> Any:
     """The model for semeval; with LoRA, embeddings of the markers and the head are trained too."""
-    tokenizer.add_tokens(list(MARKERS))
     trunk = AutoModel.from_pretrained(base, add_pooling_layer=False)
     trunk.resize_token_embeddings(len(tokenizer))
     ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
@@ -195,8 +194,8 @@ def answers(arguments: argparse.Namespace) -> None:
     language = arguments.language
     base = str(open_base(Base(name_or_path="packaged:multilingual-e5-small")).folder)
     folder = arguments.data / f"questions-{language}"
-    row = train(base, arguments.method, folder, language, arguments.seed, arguments.steps)
-    print(json.dumps({"task": f"xquad {language}", **row}))
+    row = train(base, arguments.method, folder, language, arguments.seed, arguments.max_steps)
+    print(json.dumps(row))
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -290,5 +289,4 @@ if __name__ == "__main__":
     parser.add_argument("--max-steps", type=int, default=-1, help="to try it; -1 for all epochs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--language", choices=("en", "zh"), default="en", help="of xquad")
-    parser.add_argument("--steps", type=int, default=-1, help="of xquad; -1 for all epochs")
     main(parser.parse_args())

@@ -354,7 +354,7 @@ def row_of(table: str, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds = round(time.perf_counter() - started)
-    return {**row, "wall_seconds": seconds, **json.loads(output.splitlines()[-1])}
+    return {**json.loads(output.splitlines()[-1]), **row, "wall_seconds": seconds}
 
 
 def commit() -> str:

@@ -35,9 +35,10 @@ from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
-from peftkit.tasks.question_answering import QuestionAnswering, Questions
+from peftkit.tasks.question_answering import QuestionAnswering
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.reading.marked_texts import MarkedTexts
+from peftkit.tasks.reading.question_rows import Questions
 from peftkit.tasks.relation_extraction import RelationExtraction
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification

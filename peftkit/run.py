@@ -234,8 +234,5 @@ def save_adapter(
         decision=decision,
     )
     adapter.write(unchecked)
-    prompt = recipe.task.prompt_code() if adapter.head.generation else ""
-    meaning = recipe.task.meaning_of_outputs(adapter.head)
-    task = recipe.task
-    write_card(unchecked, folder.name, adapter, task.command, prompt, meaning, task.asked)
+    write_card(unchecked, folder.name, adapter, recipe.task)
     return unchecked, adapter

@@ -13,6 +13,11 @@ def verb(count: float, word: str) -> str:
     return f"{word}s" if count == 1 else word
 
 
+def has(count: float) -> str:
+    """Returns `has` for 1, `have` for any other number."""
+    return "has" if count == 1 else "have"
+
+
 def plural(count: float, word: str) -> str:
     """Returns the number with its noun: `1 row`, `2 rows`, `1,200 rows`."""
     return f"{count:,} {noun(count, word)}"

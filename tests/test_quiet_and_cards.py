@@ -123,7 +123,7 @@ def record_on(name: str, quantization: str = "none", file: str = SMOLLM.path) ->
 
 def card_of(folder: Path, record: Record) -> str:
     (folder / "adapter_config.json").write_text("{}")
-    write_card(folder, "talk", record, "chat", "")
+    write_card(folder, "talk", record, pk.Chat(data=pk.Conversations(path="x.jsonl")))
     return (folder / "README.md").read_text()
 
 

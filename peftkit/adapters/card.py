@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -15,6 +14,7 @@ from peftkit.adapters.record import Record
 from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 from peftkit.tasks.input_options import flag
+from peftkit.tasks.task import Task
 
 VALIDATED = "validation, step"
 """Prefix of the `Record.metrics` key for an interrupted run's validation scores."""
@@ -155,18 +155,8 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
 
 
-def write_card(
-    folder: Path, name: str, record: Record, command: str, prompt: str, meaning: str = "",
-    asked: Iterable[str] = ("text",),
-) -> None:  # fmt: skip
-    """Writes README.md, which holds no rows of data and no local paths.
-
-    Args:
-        command: the peftkit command that runs the model.
-        prompt: code that builds the model's input; empty if the model does not write text.
-        meaning: see `Task.meaning_of_outputs`.
-        asked: see `Task.asked`.
-    """
+def write_card(folder: Path, name: str, record: Record, task: Task) -> None:
+    """Writes README.md, which holds no rows of data and no local paths."""
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
     library = _library(folder, head)
@@ -182,10 +172,10 @@ def write_card(
         metrics=[m for m in list(record.metrics.values())[-1] if m != "loss"],
         library=library,
         pooled=pooled,
-        command=command,
-        asked=list(map(flag, asked)),
-        prompt=prompt,
-        meaning=meaning,
+        command=task.command,
+        asked=list(map(flag, task.asked)),
+        prompt=task.prompt_code() if head.generation else "",
+        meaning=task.meaning_of_outputs(head),
         # a decoder-only model returns the prompt followed by its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=recipe.method == "BottleneckAdapter",

@@ -50,9 +50,15 @@ def at_places(hidden: Tensor, read_at: Tensor | None, places: int) -> Tensor:
     """Joins the hidden states at the places of each output, (rows, width, d) -> (outputs, places *
     d). Without `read_at`, each row's first token is read at all places.
     """
-    if read_at is None:
-        return hidden[:, 0].repeat(1, places)
-    return hidden.flatten(0, 1).index_select(0, read_at.flatten()).reshape(len(read_at), -1)
+    return hidden[:, 0].repeat(1, places) if read_at is None else joined_at(hidden, read_at)
+
+
+def joined_at(rows: Tensor, at: Tensor) -> Tensor:
+    """Selects from `rows`, (rows, width, d), vectors at places `at`, (outputs, k) or (outputs,);
+    returns them as (outputs, k * d). Places are counted over all rows one after another.
+    """
+    states = rows.flatten(0, 1).index_select(0, at.flatten())
+    return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
 
 
 def _text(hidden: Tensor, mask: Tensor | None, virtual: int) -> Tensor:

@@ -81,6 +81,12 @@ def _look(present: list[Any], worded: bool) -> Look:
     return "numbers" if numbers > len(texts) / 2 else "other"
 
 
+def numbers_in(values: Iterable[Any]) -> list[float]:
+    """Returns the numbers among values, which may be texts; others are left out."""
+    read = (number_in(str(value)) for value in values)
+    return [number for number in read if number is not None]
+
+
 def number_in(text: str) -> float | None:
     """Returns a text as a number with the decimal mark `.` or, if it is none, `,`; else None."""
     number = as_number(text, ".")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 Normalization = Literal["squad", "cmrc2018", "drcd"]
+NO_ANSWER = "no answer"
+"""What reports write where there is no answer."""
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)

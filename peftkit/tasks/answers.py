@@ -44,6 +44,10 @@ class Decision:
                     f"`decide` returned {values} for `{name}`", "return finite numbers from it"
                 )
 
+    def number(self, name: str) -> float | None:
+        """The first number of this name; None if there is none."""
+        return next(iter(self.numbers.get(name, ())), None)
+
     @property
     def described(self) -> str:
         """The numbers as Markdown, each name in backticks before its values; empty without any."""

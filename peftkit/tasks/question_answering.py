@@ -8,23 +8,21 @@ Each token of the context gets a logit for the answer's start and one for its en
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from peftkit.data.rows import check_columns
-from peftkit.data.source import Source
 from peftkit.data.squad import TITLE
 from peftkit.errors import DataError
-from peftkit.metrics.answers import Normalization
+from peftkit.metrics.answers import NO_ANSWER, Normalization
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.input_options import InputOption
 from peftkit.tasks.reading.question_columns import OFFER
 from peftkit.tasks.reading.question_remarks import question_remarks
 from peftkit.tasks.reading.question_rows import (
-    QuestionColumns,
+    Questions,
     input_question,
     read_answered,
     read_question,
@@ -45,24 +43,6 @@ if TYPE_CHECKING:
 
 THRESHOLD = "no_answer"
 """Name of the decision's number: the score above which an answer is given."""
-NO_ANSWER = "no answer"
-
-
-class Questions(Source):
-    """A source of questions with a context each and the answers in it."""
-
-    context: str = "context"
-    """Column with the text that has the answer."""
-    question: str = "question"
-    """Column with the question."""
-    answers: str = "answers"
-    """Column with the answers: `{"text": [...], "answer_start": [...]}`, as in Hugging Face data
-    sets and (flattened) SQuAD files, or one text. Empty if the context has no answer."""
-    answer_start: str = ""
-    """Column with the place of the answer's first character in the context, from 0, if `answers` is
-    a text. Empty if each answer is once in its context."""
-    is_impossible: str = "is_impossible"
-    """Column that says whether the context has no answer; it may be missing."""
 
 
 class QuestionAnswering(Task):
@@ -122,19 +102,14 @@ class QuestionAnswering(Task):
         return {*self.columns.values(), self.data.is_impossible, TITLE, "id"}
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        return read_answered(values, self._named)
+        return read_answered(values, self.data)
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         check_columns(table, {"context": self.data.context, "question": self.data.question})
-        return read_question(values, self._named)
+        return read_question(values, self.data)
 
     def as_input(self, value: Any) -> dict[str, object]:
         return input_question(value)
-
-    @property
-    def _named(self) -> QuestionColumns:
-        names = (getattr(self.data, field.name) for field in fields(QuestionColumns))
-        return QuestionColumns(*names)
 
     def key(self, row: Row) -> str:
         return f"{text_key(row.values['context'])}\x1f{text_key(row.values['question'])}"
@@ -251,7 +226,7 @@ class QuestionAnswering(Task):
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.scoring.span_scores import judged_rows, loss_parts, span_score
 
-        threshold = _threshold(decision)
+        threshold = decision.number(THRESHOLD)
         judged = judged_rows(kept, examples, threshold, self.max_answer_tokens, self.normalization)
         losses = loss_parts(kept, examples)
         return span_score(self.metric, judged, losses, threshold, bool(self.has_unanswerable))
@@ -276,7 +251,7 @@ class QuestionAnswering(Task):
             (decode(of, self.max_answer_tokens, self.n_best), of.row.values.get("shift", 0))
             for of in outputs_of_rows(kept, examples)
         )
-        return found_answers(decoded, _threshold(decision))
+        return found_answers(decoded, decision.number(THRESHOLD))
 
     def meaning_of_outputs(self, head: Head) -> str:
         return (
@@ -284,8 +259,3 @@ class QuestionAnswering(Task):
             "sum of both is highest. The first token of the input (a decoder's last one) stands "
             "for no answer."
         )
-
-
-def _threshold(decision: Decision) -> float | None:
-    """The score above which an answer is given; None if one always is."""
-    return next(iter(decision.numbers.get(THRESHOLD, ())), None)

@@ -96,7 +96,7 @@ class RelationExtraction(Task):
         if isinstance(found, str):
             return found
         relation = read_relation(values, self.data, table)
-        return relation if isinstance(relation, str) else {**_row(found), "relation": relation[0]}
+        return relation if isinstance(relation, str) else {**_row(found), **relation}
 
     def as_input(self, value: Any) -> dict[str, object]:
         values = {"text": value} if isinstance(value, str) else value
@@ -264,27 +264,23 @@ class RelationExtraction(Task):
 
         return relation_score(
             self.metric, kept, examples.targets, examples.rows, head.labels, self.data.no_relation,
-            next(iter(decision.numbers.get("temperature", ())), None),
+            decision.number("temperature"),
         )  # fmt: skip
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
-        import numpy as np
+        from peftkit.tasks.scoring.majority import majority_scores
 
-        majority = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
-        outputs = np.zeros((len(encoded.test), len(encoded.head.labels)), np.float32)
-        outputs[:, majority] = 1
-        return {"majority": self.metrics(outputs, encoded.test, encoded.head, Decision()).metrics}
+        return {"majority": majority_scores(self, encoded)}
 
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
         from peftkit.tasks.scoring.class_scores import softmax
 
-        (temperature,) = decision.numbers.get("temperature", (1.0,))
-        chosen, probabilities = kept.argmax(axis=1), softmax(kept / temperature).max(axis=1)
+        probabilities = softmax(kept / (decision.number("temperature") or 1.0)).max(axis=1)
         return [
             Prediction(head.labels[label], float(probability))
-            for label, probability in zip(chosen, probabilities, strict=True)
+            for label, probability in zip(kept.argmax(axis=1), probabilities, strict=True)
         ]
 
     def meaning_of_outputs(self, head: Head) -> str:

@@ -185,28 +185,21 @@ class TextClassification(TextTask):
     ) -> Score:
         from peftkit.tasks.scoring.class_scores import class_score
 
-        return class_score(self.metric, outputs, targets, rows, head, _temperature(decision))
+        return class_score(
+            self.metric, outputs, targets, rows, head, decision.number("temperature")
+        )
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
-        import numpy as np
+        from peftkit.tasks.scoring.majority import majority_scores
 
-        majority = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
-        outputs = np.zeros((len(encoded.test), len(encoded.head.labels)), np.float32)
-        outputs[:, majority] = 1
-        return {"majority": self.metrics(outputs, encoded.test, encoded.head, Decision()).metrics}
+        return {"majority": majority_scores(self, encoded)}
 
     def answer_rows(self, outputs: Outputs, head: Head, decision: Decision) -> Sequence[Answer]:
         from peftkit.tasks.scoring.class_scores import softmax
 
-        probabilities = softmax(outputs / (_temperature(decision) or 1.0)).max(axis=1)
+        probabilities = softmax(outputs / (decision.number("temperature") or 1.0)).max(axis=1)
         labels = [head.labels[index] for index in outputs.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
-
-
-def _temperature(decision: Decision) -> float | None:
-    """Returns the temperature that calibrates the probabilities; None if none was fitted."""
-    values = decision.numbers.get("temperature")
-    return values[0] if values else None
 
 
 @cache

@@ -251,12 +251,9 @@ class TokenClassification(Task):
         return entity_score(self.metric, kept, examples, head)
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
-        import numpy as np
+        from peftkit.tasks.scoring.majority import majority_scores
 
-        most = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
-        kept = np.zeros((len(encoded.test.targets), len(encoded.head.labels)), np.float32)
-        kept[:, most] = 1
-        return {"majority": self.metrics(kept, encoded.test, encoded.head, Decision()).metrics}
+        return {"majority": majority_scores(self, encoded)}
 
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision

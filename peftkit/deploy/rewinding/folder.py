@@ -70,8 +70,5 @@ def write_rewound(
         rewound=Rewound(scale * earlier_scale, adapter.record.weights),
     )
     record.write(folder)
-    task = adapter.recipe.task
-    prompt = task.prompt_code() if record.head.generation else ""
-    meaning = task.meaning_of_outputs(record.head)
-    write_card(folder, run_folder.name, record, task.command, prompt, meaning, task.asked)
+    write_card(folder, run_folder.name, record, adapter.recipe.task)
     return record

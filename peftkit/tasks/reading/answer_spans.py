@@ -10,11 +10,12 @@ Places count characters, that is Unicode code points, from 0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftkit.data.rows import is_empty, is_missing
+from peftkit.tasks.reading.entity_places import parsed
+from peftkit.tasks.reading.other_units import places_in_units
 from peftkit.wording import plural, shortened
 
 Gold = tuple[str, int]
@@ -90,12 +91,8 @@ def _pairs(answers: Any, starts: Any, columns: Sequence[str]) -> list[tuple[Any,
 
 def _parsed(value: Any) -> Any:
     """The value of a JSON list or object in a text; other values unchanged."""
-    if not isinstance(value, str) or value.strip()[:1] not in ("{", "["):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    nested = isinstance(value, str) and value.strip()[:1] in ("{", "[")
+    return parsed(value) if nested else value
 
 
 def _truth(value: Any) -> bool | None:
@@ -134,12 +131,8 @@ def _elsewhere(text: str, start: int, context: str) -> str:
     if not places:
         return f"the answer {_shown(text)} is not in the context, at {start} or elsewhere"
     for place in places:
-        before = context[:place]
-        for unit, size in (
-            ("UTF-16 units", len(before.encode("utf-16-le", "surrogatepass")) // 2),
-            ("bytes", len(before.encode("utf-8", "surrogatepass"))),
-        ):
-            if start == size != place:
+        for unit, count in places_in_units(context, place):
+            if start == count != place:
                 return (
                     f"the answer {_shown(text)} is not at {start}; found at {place}: the start "
                     f"counts {unit}, not characters"

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftkit.data.rows import is_missing
 from peftkit.tasks.reading.entity_marks import overlap, trimmed
+from peftkit.tasks.reading.other_units import read_in_units
 from peftkit.tasks.reading.tagged_words import wrong_words
 from peftkit.tasks.reading.text_words import Span, joined
 
@@ -149,10 +150,8 @@ def _other_text(text: str, place: Place, column: str) -> str:
         return ""
     is_at = text.find(given)
     right = f"; it is at {is_at} to {is_at + len(given)}" if text.count(given) == 1 else ""
-    for encoding, unit in (("utf-8", "bytes"), ("utf-16-le", "UTF-16 units")):
-        size = 2 if unit == "UTF-16 units" else 1
-        of_units = text.encode(encoding)[size * start : size * end]
-        if of_units == given.encode(encoding):
+    for unit, part in read_in_units(text, start, end):
+        if part == given:
             return f"{column} counts {unit}, not characters, for `{given[:40]}`{right}"
     if text[start : end + 1].strip() == given:
         return f"{column} has its end at the last character of `{given[:40]}`, not after it"

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftkit.data.rows import is_missing
 from peftkit.metrics.entities import OUTSIDE
+from peftkit.tasks.reading.other_units import read_in_units
 from peftkit.wording import plural
 
 Marked = tuple[int, int, str]
@@ -97,10 +98,9 @@ def _other_text(span: Any, marked: Marked, text: str) -> str:
     wanted, found = _plain(given), text[start:end]
     if _plain(found) == wanted:
         return ""
-    for name, encoding, size in (("bytes", "utf-8", 1), ("UTF-16 units", "utf-16-le", 2)):
-        part = text.encode(encoding, "surrogatepass")[size * start : size * end]
-        if _plain(part.decode(encoding, "replace")) == wanted:
-            return f"counts {name}; give places in characters"
+    for unit, part in read_in_units(text, start, end):
+        if _plain(part) == wanted:
+            return f"counts {unit}; give places in characters"
     for shift, stop, how in OTHER_COUNTS:
         if start >= shift and _plain(text[start - shift : end - stop]) == wanted:
             return how

@@ -119,8 +119,8 @@ def find_entities(
 
 def read_relation(
     values: Mapping[str, object], data: MarkedTexts, table: Table
-) -> tuple[str] | str:
-    """Returns the name of a row's relation as `(name,)`, or says what is malformed."""
+) -> dict[str, object] | str:
+    """Returns a row's relation as `relation`, or says what is malformed."""
     source, names = values, data.label_names or (table.label_names or {}).get(data.relation, {})
     key = data.relation
     if data.pairs:
@@ -135,7 +135,7 @@ def read_relation(
     relation = value.strip()
     if names and relation not in names and relation not in names.values():
         return f"{data.relation} `{relation[:40]}` is not in label_names"
-    return (names.get(relation, relation),)
+    return {"relation": names.get(relation, relation)}
 
 
 def a_row_for_each_pair(table: Table, column: str) -> Table:

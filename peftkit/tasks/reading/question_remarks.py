@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from peftkit.data.row_contract import Splits
 from peftkit.data.squad import TITLE
-from peftkit.wording import plural
+from peftkit.wording import has, plural
 
 FEWEST_ARTICLES = 3
 """Fewest articles of which each could be kept in one split."""
@@ -32,8 +32,8 @@ def question_remarks(splits: Splits) -> Iterator[str]:
             )
     elif others := without["validation"] + without["test"]:
         yield (
-            f"{plural(others, 'question')} of validation and test have no answer, but all training "
-            "questions have one: the model gives an answer to each"
+            f"{plural(others, 'question')} of validation and test {has(others)} no answer, but all "
+            "training questions have one: the model gives an answer to each"
         )
     yield from _divided_articles(splits)
 

@@ -1,58 +1,59 @@
-"""Reads a question with its context and answers from a row, or from a user's input."""
+"""Questions with their contexts and answers: the source, and how a row or an input is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from peftkit.data.source import Source
 from peftkit.data.squad import TITLE
 from peftkit.errors import RecipeError
 from peftkit.tasks.reading.answer_spans import read_answers, unmarked
 from peftkit.tasks.reading.labels import is_empty
 
 
-@dataclass(frozen=True)
-class QuestionColumns:
-    """The names of the columns."""
+class Questions(Source):
+    """A source of questions with a context each and the answers in it."""
 
-    context: str
-    question: str
-    answers: str
-    answer_start: str
-    """Empty if there is no such column."""
-    is_impossible: str
+    context: str = "context"
+    """Column with the text that has the answer."""
+    question: str = "question"
+    """Column with the question."""
+    answers: str = "answers"
+    """Column with the answers: `{"text": [...], "answer_start": [...]}`, as in Hugging Face data
+    sets and (flattened) SQuAD files, or one text. Empty if the context has no answer."""
+    answer_start: str = ""
+    """Column with the place of the answer's first character in the context, from 0, if `answers` is
+    a text. Empty if each answer is once in its context."""
+    is_impossible: str = "is_impossible"
+    """Column that says whether the context has no answer; it may be missing."""
 
 
-def read_question(
-    values: Mapping[str, object], columns: QuestionColumns
-) -> dict[str, object] | str:
+def read_question(values: Mapping[str, object], data: Questions) -> dict[str, object] | str:
     """Returns `context` and `question` without byte order marks, and as `shift` the number of marks
     before the context if there are some; or a string that says what is malformed.
     """
-    context, question = values.get(columns.context), values.get(columns.question)
-    for name, text in ((columns.context, context), (columns.question, question)):
+    context, question = values.get(data.context), values.get(data.question)
+    for name, text in ((data.context, context), (data.question, question)):
         if text is not None and not isinstance(text, str):
             return f"{name} is {type(text).__name__}, not text"
     if not question or is_empty(str(question)):
-        return f"empty {columns.question}"
+        return f"empty {data.question}"
     if not context or is_empty(str(context)):
-        return f"question without a {columns.context}"
+        return f"question without a {data.context}"
     return _without_marks(str(context), str(question))
 
 
-def read_answered(
-    values: Mapping[str, object], columns: QuestionColumns
-) -> dict[str, object] | str:
+def read_answered(values: Mapping[str, object], data: Questions) -> dict[str, object] | str:
     """Returns what `read_question` does, with `answers` and, if there is one, the article's
     `title`; or a string that says what is malformed, and with which question if it has an id.
     """
-    read = read_question(values, columns)
+    read = read_question(values, data)
     if not isinstance(read, str):
-        names = (columns.answers, columns.answer_start or "answer_start", columns.is_impossible)
-        starts = values.get(columns.answer_start) if columns.answer_start else None
-        impossible, whole = values.get(columns.is_impossible), str(values[columns.context])
-        answers = read_answers(values.get(columns.answers), starts, impossible, whole, names)
+        names = (data.answers, data.answer_start or "answer_start", data.is_impossible)
+        starts = values.get(data.answer_start) if data.answer_start else None
+        impossible, whole = values.get(data.is_impossible), str(values[data.context])
+        answers = read_answers(values.get(data.answers), starts, impossible, whole, names)
         if not isinstance(answers, str):
             shift = len(whole) - len(str(read["context"]))
             placed = tuple((text, start - shift) for text, start in answers)

@@ -12,7 +12,7 @@ from peftkit.data.rows import Row
 from peftkit.errors import DataError, quoted
 from peftkit.metrics.entities import OUTSIDE, split_tag
 from peftkit.tasks.reading.tag_schemes import Tags
-from peftkit.wording import plural, verb
+from peftkit.wording import has, plural, verb
 
 SHOWN = 3
 """Most tags or types that a message names."""
@@ -65,7 +65,7 @@ def rare_types(rows: Sequence[Row], tags: Tags) -> Iterator[str]:
     )
     more = f", and {len(rare) - SHOWN} more" * (len(rare) > SHOWN)
     yield (
-        f"{plural(len(rare), 'type')} {'has' if len(rare) == 1 else 'have'} fewer than "
+        f"{plural(len(rare), 'type')} {has(len(rare))} fewer than "
         f"{FEW_ENTITIES} {tags.unit} in training, too few to learn: {shown}{more}"
     )
 

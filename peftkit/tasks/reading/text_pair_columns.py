@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from peftkit.data.column_looks import Column, inspect_columns, named_pair, number_in
+from peftkit.data.column_looks import Column, inspect_columns, named_pair, numbers_in
 from peftkit.data.rows import Table, folded_name, text_columns
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.text_classification_columns import LABELS, may_be_label
@@ -110,11 +110,7 @@ def _numeric(column: Column) -> bool:
 
 def _numbers(column: Column) -> list[float]:
     """Returns the numbers in a column; true and false are 1 and 0."""
-    read = [
-        float(value) if isinstance(value, bool) else number_in(str(value))
-        for value in column.present
-    ]
-    return [number for number in read if number is not None]
+    return numbers_in(int(v) if isinstance(v, bool) else v for v in column.present)
 
 
 def _named(names: Sequence[str] | dict[str, Column], usual: Sequence[str]) -> list[str]:

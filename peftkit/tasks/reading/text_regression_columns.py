@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from peftkit.data.column_looks import Column, inspect_columns, named_pair, number_in
+from peftkit.data.column_looks import Column, inspect_columns, named_pair, number_in, numbers_in
 from peftkit.data.rows import Table, folded_name
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.labels import scores_not_classes
@@ -58,7 +58,7 @@ def _may_be_score(column: Column) -> bool:
         Counter(texts), number_in
     ):
         return False
-    known = _numbers(column)
+    known = numbers_in(column.present)
     whole = len(set(known)) == len(known) and all(number == int(number) for number in known)
     return not (whole and (_are_rising(known) or folded_name(column.name).endswith("id")))
 
@@ -67,17 +67,12 @@ def _may_be_few_scores(column: Column) -> bool:
     """Whether a column holds numbers that may also be classes. Numbers that rise from row to row
     must have a usual name, because they may number the rows.
     """
-    known = _numbers(column)
+    known = numbers_in(column.present)
     if column.looks not in ("numbers", "classes") or len(known) < len(column.present):
         return False
     return bool(named([column.name], SCORES)) or not (
         _are_rising(known) or folded_name(column.name).endswith("id")
     )
-
-
-def _numbers(column: Column) -> list[float]:
-    read = [number_in(str(value)) for value in column.present]
-    return [number for number in read if number is not None]
 
 
 def _are_rising(numbers: Sequence[float]) -> bool:

@@ -11,7 +11,7 @@ from peftkit.data.encoded import Examples
 from peftkit.metrics.answers import Normalization, exact_match
 from peftkit.tasks.encoding.question_windows import characters, covering
 from peftkit.tasks.scoring.span_decoding import RowOutputs, outputs_of_rows
-from peftkit.wording import plural
+from peftkit.wording import has, plural
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def answer_limits(
             "became whole tokens"
         )
     if lost := sum(one.lost for one in every):
-        yield f"{plural(lost, 'answer')} have no token; the model cannot learn them"
+        yield f"{plural(lost, 'answer')} {has(lost)} no token, so the model cannot learn from it"
     if long := sum(one.long for one in every):
         yield (
-            f"{plural(long, 'answer')} have more than {max_answer_tokens} tokens and are never "
-            "given; raise `task.max_answer_tokens` to give them"
+            f"{plural(long, 'answer')} {has(long)} more than {max_answer_tokens} tokens, too many "
+            "to be given; raise `task.max_answer_tokens` to give them"
         )
     test = splits[-1].rows
     missed = sum(not one.exact for one in reached[-1])

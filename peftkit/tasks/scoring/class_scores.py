@@ -55,7 +55,9 @@ def class_score(
             *calibration_tables(outputs, expected == predicted, temperature),
         ),
         matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
-        mistakes=_mistakes(outputs / (temperature or 1.0), expected, predicted, rows, head),
+        mistakes=surest_mistakes(
+            outputs / (temperature or 1.0), expected, rows, head.labels, text_of
+        ),
     )
 
 
@@ -101,20 +103,30 @@ def softmax(outputs: Outputs) -> Outputs:
     return probabilities
 
 
-def _mistakes(
-    outputs: Outputs, expected: Array, predicted: Array, rows: Sequence[Row], head: Head
+def surest_mistakes(
+    outputs: Outputs,
+    expected: Array,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    shown: Callable[[Row], str],
 ) -> tuple[Mistake, ...]:
-    probabilities = softmax(outputs).max(axis=1)
+    """Returns the wrong rows with the most probable answers.
+
+    Args:
+        outputs: (rows, classes), logits.
+        expected: (rows,), indices of labels.
+        shown: returns the text of a row.
+    """
+    probabilities, predicted = softmax(outputs).max(axis=1), outputs.argmax(axis=1)
     wrong = (expected != predicted).nonzero()[0]
     worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
-    shown = [rows[index] for index in worst]
     return tuple(
         Mistake(
-            row=row.number,
-            text=text_of(row),
-            expected=head.labels[expected[index]],
-            predicted=head.labels[predicted[index]],
+            row=rows[index].number,
+            text=shown(rows[index]),
+            expected=labels[expected[index]],
+            predicted=labels[predicted[index]],
             probability=float(probabilities[index]),
         )
-        for index, row in zip(worst, shown, strict=True)
+        for index in worst
     )

@@ -20,12 +20,11 @@ from peftkit.metrics.relations import (
     split_direction,
 )
 from peftkit.tasks.reading.entity_marks import marked
-from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
+from peftkit.tasks.score import Matrix, Parts, Score, ScoreTable
 from peftkit.tasks.scoring.class_scores import (
-    WORST_MISTAKES,
     calibration_tables,
     label_table,
-    softmax,
+    surest_mistakes,
     target_losses,
 )
 
@@ -78,7 +77,7 @@ def relation_score(
             *calibration_tables(outputs, expected == predicted, temperature),
         ),
         matrices=(_matrix((*names, no_relation), counts, directed),),
-        mistakes=_mistakes(outputs / (temperature or 1.0), expected, predicted, rows, labels),
+        mistakes=surest_mistakes(outputs / (temperature or 1.0), expected, rows, labels, marked),
     )
 
 
@@ -120,23 +119,4 @@ def _matrix(names: tuple[str, ...], counts: Array, directed: bool) -> Matrix:
         labels,
         tuple(map(tuple, counts[np.ix_(shown, columns)].tolist())),
         (*labels, TURNED) if directed else None,
-    )
-
-
-def _mistakes(
-    outputs: Outputs, expected: Array, predicted: Array, rows: Sequence[Row], labels: Sequence[str]
-) -> tuple[Mistake, ...]:
-    """The wrong rows with the most probable answers, their entities in marks."""
-    probabilities = softmax(outputs).max(axis=1)
-    wrong = (expected != predicted).nonzero()[0]
-    worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
-    return tuple(
-        Mistake(
-            row=rows[index].number,
-            text=marked(rows[index]),
-            expected=labels[expected[index]],
-            predicted=labels[predicted[index]],
-            probability=float(probabilities[index]),
-        )
-        for index in worst
     )

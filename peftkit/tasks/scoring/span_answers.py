@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
+from peftkit.metrics.answers import NO_ANSWER
 from peftkit.tasks.answers import Answer
 from peftkit.tasks.scoring.span_decoding import Decoded, Span
-from peftkit.tasks.scoring.span_scores import NO_ANSWER
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from peftkit.data.encoded import Examples
 from peftkit.data.ragged import Array
 from peftkit.data.rows import Row
-from peftkit.metrics.answers import Normalization, exact_match, f1
+from peftkit.metrics.answers import NO_ANSWER, Normalization, exact_match, f1
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Chart, Line, Mistake, Parts, Score, ScoreTable
 from peftkit.tasks.scoring.number_scores import quantile_groups
@@ -22,7 +22,6 @@ from peftkit.tasks.scoring.span_decoding import Decoded, decode, outputs_of_rows
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
-NO_ANSWER = "no answer"
 MOST_MISTAKES = 20
 MOST_WINDOWS = 5
 """Contexts with at least this number of windows are one group."""

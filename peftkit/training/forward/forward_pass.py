@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from peftkit.bases.architectures import stacks
 from peftkit.bases.pooled import reads_every_token, reads_places
+from peftkit.bases.pooling import joined_at
 from peftkit.data.head import Output
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import Loss
@@ -158,7 +159,7 @@ class HookedBatch:
         at = batch.read_at if forward.per_token else batch.ends
         assert at is not None
         width = batch.read_width
-        self._hidden = _read(hidden[:, -width:], at)
+        self._hidden = joined_at(hidden[:, -width:], at)
         if not forward.per_token:
             return None
         if forward.in_chunks is None:
@@ -195,7 +196,7 @@ class HookedBatch:
         if batch.read_at is None or self.forward.reads_places:
             return logits
         width = batch.read_width  # virtual tokens precede the text
-        return _read(logits[:, -width:], batch.read_at)
+        return joined_at(logits[:, -width:], batch.read_at)
 
     def _run(self) -> Tensor:
         """Runs the model; returns its logits, (rows, width, ...) or (examples, classes)."""
@@ -224,14 +225,6 @@ def base_of(model: nn.Module) -> Any:
     """The transformers model, without PEFT's wrapper if it has one."""
     wrapped: Any = model
     return wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
-
-
-def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """Selects from `rows`, (rows, width, d), vectors at places `at`, (outputs, k) or (outputs,);
-    returns them as (outputs, k * d). Places are counted over all rows one after another.
-    """
-    states = rows.flatten(0, 1).index_select(0, at.flatten())
-    return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
 
 
 def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:
