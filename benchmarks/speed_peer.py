@@ -177,12 +177,14 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
     from rich.console import Console
 
     from peftkit.bases.devices import open_accelerator
+    from peftkit.bases.products import use_fast_products
     from peftkit.stages.fitting import train_and_score
     from peftkit.stages.outcome import Clock
     from peftkit.stages.preparing import prepare
 
     kind, fields = method_of(work, method)
     prepared = prepare(recipe_of(work, method_in_turns(kind, work, turns)(**fields)))
+    use_fast_products()
     accelerator = open_accelerator(prepared.recipe.base)
     _, outcome = train_and_score(prepared, accelerator, Clock(), Console(quiet=True))
     result = outcome.result
@@ -403,23 +405,27 @@ def train_peer(trainer: Any, turns: Turns, work: dict[str, Any]) -> None:
 
 
 def matmul(work: dict[str, Any], _: str, __: dict[str, Any], turns: Turns) -> None:
-    """Multiplies matrices of the model's own shapes; reports multiplications and additions."""
+    """Multiplies matrices of the model's own shapes, in float32 with the faster library; reports
+    multiplications and additions.
+    """
     import torch
+
+    from peftkit.bases.products import use_fast_products
 
     tokens = work.get("matmul_tokens", TOKENS)
     torch.set_default_device(work.get("device", "cpu"))
     torch.set_default_dtype(getattr(torch, work.get("dtype", "float32")))
+    use_fast_products()
     products = [
-        (torch.randn(tokens, w), torch.randn(h, w).T, torch.empty(tokens, h), times)
-        for (h, w), times in work["shapes"]
+        (torch.randn(tokens, w), torch.randn(h, w).T, times) for (h, w), times in work["shapes"]
     ]
     turns.begin()
     for _ in range(work["steps"]):
-        for left, right, out, times in products:
+        for left, right, times in products:
             for _ in range(times):
-                torch.mm(left, right, out=out)
+                left @ right
         turns.step()
-    flop = sum(2 * tokens * right.numel() * times for _, right, _, times in products)
+    flop = sum(2 * tokens * right.numel() * times for _, right, times in products)
     turns.finish(flop=flop * work["steps_per_turn"])
 
 

@@ -37,6 +37,7 @@ from peftkit.adapters.saving import check_saved, write_weights
 from peftkit.atomic import write_json
 from peftkit.bases.devices import frozen_gc, open_accelerator, release_memory, weights_dtype
 from peftkit.bases.fingerprint import recorded_base
+from peftkit.bases.products import fast_products
 from peftkit.deploy.exporting.commands import commands
 from peftkit.errors import Interrupted, first_line
 from peftkit.methods.peft.adapter_config import read_config
@@ -123,7 +124,7 @@ def run(
     with clock.stage("prepare"):
         check_output(output_dir)
         prepared = prepare(recipe, rows)
-    with cpu_threads(prepared.recipe.training.threads or 1):
+    with cpu_threads(prepared.recipe.training.threads or 1), fast_products():
         return _run(prepared, output_dir, console, clock, frozen_probe)
 
 

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from peftkit.bases.base import Base
 from peftkit.bases.own_accelerator import OwnAccelerator
 from peftkit.bases.packages import is_installed
+from peftkit.bases.products import product_library
 from peftkit.errors import MissingPackageError, RecipeError
 from peftkit.wording import plural
 
@@ -178,7 +179,11 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or `cpu` with its number of threads."""
+    """The name of a GPU, or `cpu` with its number of threads, and with the library of its products
+    if that is not torch's default.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"
+    threads = plural(torch.get_num_threads(), "thread")
+    library = product_library()
+    return f"{device.type}, {threads}" + (f", {library}" if library else "")

@@ -45,7 +45,10 @@ def adapter_command(options: argparse.Namespace) -> None:
 def _open_libraries() -> None:
     """Checks that the model libraries are installed, and configures them before their import."""
     quiet_libraries()
+    from peftkit.bases.products import use_fast_products
+
     use_usable_cpus()
+    use_fast_products()
 
 
 def _convert(options: argparse.Namespace) -> None:

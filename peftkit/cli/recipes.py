@@ -122,6 +122,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
         folds = read_folds(recipe)
     quiet_libraries()
     from peftkit.bases.devices import open_accelerator
+    from peftkit.bases.products import fast_products
     from peftkit.reports.console import print_plan
     from peftkit.run import plan
     from peftkit.stages.preparing import prepare
@@ -129,7 +130,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
 
     prepared = prepare(folds[0].recipe, folds[0].rows)
     try:
-        with cpu_threads(prepared.recipe.training.threads or 1):
+        with cpu_threads(prepared.recipe.training.threads or 1), fast_products():
             planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True)
     except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PeftkitError):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from peftkit.adapters.loading import load as load_adapter
 from peftkit.bases.devices import open_accelerator
+from peftkit.bases.products import use_fast_products
 from peftkit.errors import DataError
 from peftkit.evaluation.retention import Retention, load_texts, text_loss
 from peftkit.parts.scripts import import_trusted
@@ -82,6 +83,7 @@ def prepare_job(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
     import_files(trusted)
     prepared = prepare(Recipe.from_json(recipe))
     torch.set_num_threads(prepared.recipe.training.threads or 1)  # the process is the job's own
+    use_fast_products()
     check_data(prepared.encoded.sha256, data)
     return prepared
 
