@@ -2,10 +2,12 @@
 
     python benchmarks/real_sets.py TABLE --data FOLDER [--jobs 2] [--report]
 
-TABLE is wnut17, semeval, ranking, questions or chinese. The command appends a line for each run to
+TABLE is wnut17, semeval, ranking, questions, unanswerable or chinese. The command appends a line for each run to
 benchmarks/real_sets.jsonl, skips runs that are there, and so continues where it stopped. FOLDER
 holds wnut17/, semeval2010_task8/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
+`unanswerable` takes the questions of `questions` and asks every second one of another paragraph of
+the same article, which has not its answer; it writes the curve of F1 by threshold beside itself.
 `chinese` needs no FOLDER: it runs recipes/intents_zh.py and entities_zh.py at two learning rates,
 among which the validation score is to choose.
 """
@@ -55,6 +57,9 @@ CHINESE = ("intents_zh", "entities_zh")
 CHINESE_RATES = (1e-3, 3e-3)
 QUESTIONS = {"questions-en": "squad", "questions-zh": "cmrc2018"}
 """Questions of XQuAD -> how their answers are compared."""
+HALF = {"half-en": "questions-en", "half-zh": "questions-zh"}
+"""Half-answerable questions -> the questions that they are made of."""
+RANKED = ("xquad-en", "xquad-zh", "banking77")
 CANDIDATES = 20
 """Texts among which one is right."""
 TRAINED = 5
@@ -86,7 +91,7 @@ def recipe(name: str, method: str, seed: int) -> Recipe:
         base, task = MINILM, RelationExtraction(data=MarkedTexts(path=str(WORK / "semeval")))
         rate = {"lora": 1e-3, "full": 1e-4}[method]
         training = training.with_(num_epochs=5, batch_size=16, learning_rate=rate)
-    elif name in QUESTIONS:
+    elif name in QUESTIONS or name in HALF:
         base, task = E5, question_task(name)
         training = training.with_(num_epochs=4, batch_size=16, micro_batch_tokens=4096)
     else:
@@ -109,9 +114,10 @@ def ranking_task(name: str, base: str) -> Task:
 
 
 def question_task(name: str) -> Task:
-    """Returns the task of finding answers; without a threshold, as each question has one."""
+    """Returns the task of finding answers; it chooses a threshold if some questions have none."""
     data = Questions(path=str(WORK / name), group="title")
-    return QuestionAnswering(data=data, normalization=QUESTIONS[name], prefix="query: ")
+    normalization = QUESTIONS[HALF.get(name, name)]
+    return QuestionAnswering(data=data, normalization=normalization, prefix="query: ")
 
 
 # Data
@@ -171,6 +177,36 @@ def write_questions(name: str, folder: Path) -> None:
     for split, chosen in bounds.items():
         value = {"version": "1.1", "data": [articles[place] for place in sorted(chosen)]}
         text = json.dumps(value, ensure_ascii=False)
+        (WORK / name / f"{split}.json").write_text(text, encoding="utf-8")
+
+
+def write_half_answerable(name: str) -> None:
+    """Asks every second question of each split of another paragraph of its article, in which none
+    of its answers stands, if there is one. Half of the questions then have no answer in their
+    context.
+    """
+    rng = random.Random(0)
+    (WORK / name).mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        value = json.loads((WORK / HALF[name] / f"{split}.json").read_text(encoding="utf-8"))
+        for article in value["data"]:
+            moved: list[tuple[int, Any]] = []
+            for place, paragraph in enumerate(article["paragraphs"]):
+                asked_elsewhere = []
+                for qa in paragraph["qas"][1::2]:
+                    texts = [answer["text"].lower() for answer in qa["answers"]]
+                    others = [
+                        n for n, other in enumerate(article["paragraphs"])
+                        if n != place and not any(t in other["context"].lower() for t in texts)
+                    ]  # fmt: skip
+                    if others:
+                        without = {**qa, "answers": [], "is_impossible": True}
+                        moved.append((rng.choice(others), without))
+                        asked_elsewhere.append(qa)
+                paragraph["qas"] = [qa for qa in paragraph["qas"] if qa not in asked_elsewhere]
+            for place, qa in moved:
+                article["paragraphs"][place]["qas"].append(qa)
+        text = json.dumps({**value, "version": "2.0"}, ensure_ascii=False)
         (WORK / name / f"{split}.json").write_text(text, encoding="utf-8")
 
 
@@ -236,20 +272,19 @@ def jobs(table: str, folder: Path) -> Iterator[Job]:
                     peer = [sys.executable, str(HERE / "hf_tasks.py"), table, method]
                     options = ["--data", str(folder), "--threads", "1"]
                     yield table, f"hf {method}", 0, [*peer, *options]
-    if table == "ranking":
-        for name in ("xquad-en", "xquad-zh", "banking77"):
-            yield name, "cosine", 0, [*ours, name, "cosine", "0"]
-            yield name, "lora", 0, [*ours, name, "lora", "0"]
     if table == "questions":
         for name in QUESTIONS:
             peer = [sys.executable, str(HERE / "hf_tasks.py"), "xquad", "lora"]
             options = ["--data", str(WORK), "--threads", "1", "--language", name.split("-")[1]]
             yield name, "lora", 0, [*ours, name, "lora", "0"]
             yield name, "hf lora", 0, [*peer, *options]
-    if table == "chinese":
-        for name in CHINESE:
-            for rate in CHINESE_RATES:
-                yield name, f"lora {rate:g}", 0, [*ours, name, f"lora {rate:g}", "0"]
+    without_peer = {
+        "ranking": [(name, method) for name in RANKED for method in ("cosine", "lora")],
+        "unanswerable": [(name, "lora") for name in HALF],
+        "chinese": [(name, f"lora {rate:g}") for name in CHINESE for rate in CHINESE_RATES],
+    }
+    for name, method in without_peer.get(table, ()):
+        yield name, method, 0, [*ours, name, method, "0"]
 
 
 def run_one(name: str, method: str, seed: int) -> None:
@@ -257,12 +292,17 @@ def run_one(name: str, method: str, seed: int) -> None:
     if method == "cosine":
         print(json.dumps(cosine(name)))
         return
+    from peftkit.reports.charts import picture
     from peftkit.run import run
 
     folder = WORK / "runs" / f"{name}_{method}_{seed}_{int(time.time())}"
     record = run(recipe(name, method, seed), str(folder), frozen_probe=name == "intents_zh").record
     assert record is not None
     test = record.test
+    curves = {chart.title: chart for chart in test.charts}
+    if name in HALF:
+        svg = picture(curves["F1 by threshold"])
+        (HERE / f"half_answerable_{name.split('-')[1]}.svg").write_text(svg, encoding="utf-8")
     print(json.dumps({
         "test": test.after, "before": test.before, "baselines": test.baseline,
         "intervals": test.intervals, "validation": record.training.best_value,
@@ -322,11 +362,13 @@ def main(arguments: argparse.Namespace) -> None:
         write_wnut17(arguments.data)
     elif arguments.table == "semeval":
         write_semeval(arguments.data)
-    elif arguments.table == "questions":
+    elif arguments.table in ("questions", "unanswerable"):
         for name in QUESTIONS:
             write_questions(name, arguments.data)
+        for name in HALF:
+            write_half_answerable(name)
     elif arguments.table == "ranking":
-        for name in ("xquad-en", "xquad-zh", "banking77"):
+        for name in RANKED:
             write_ranking(name, arguments.data)
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {(r["name"], r["method"], r["seed"]) for r in map(json.loads, lines)}
@@ -393,7 +435,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "table",
         nargs="?",
-        choices=("wnut17", "semeval", "ranking", "questions", "chinese"),
+        choices=("wnut17", "semeval", "ranking", "questions", "unanswerable", "chinese"),
         default="wnut17",
     )
     parser.add_argument("--data", type=Path, default=Path("data"))
