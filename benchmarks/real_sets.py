@@ -2,7 +2,7 @@
 
     python benchmarks/real_sets.py TABLE --data FOLDER [--jobs 2] [--report]
 
-TABLE is wnut17, semeval, ranking, questions, unanswerable or chinese. The command appends a line for each run to
+TABLE is wnut17, semeval, ranking, questions, unanswerable or chinese. It appends a line a run to
 benchmarks/real_sets.jsonl, skips runs that are there, and so continues where it stopped. FOLDER
 holds wnut17/, semeval2010_task8/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
