@@ -669,6 +669,17 @@ def test_no_answers_in_training_are_refused(tmp_path):
         load_splits(pk.QuestionAnswering(data=pk.Questions(path=str(path))), 0)
 
 
+def test_windows_share_at_most_half_of_their_tokens(bases, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [question(random.Random(n)) for n in range(30)])
+    task = pk.QuestionAnswering(data=pk.Questions(path=str(path)), max_length=32)
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(bases["bert"])), task=task, name="half", method=pk.BitFit()
+    )
+    assert prepare(recipe).encoded.train  # the usual number is lowered
+    with pytest.raises(PeftkitError, match=r"`task.overlap` is 20, more than half of a window"):
+        prepare(recipe.with_(task=task.with_(overlap=20)))
+
+
 def test_a_recipe_is_written_for_questions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)

@@ -110,7 +110,7 @@ class AdaLoRA(StoredByPeft):
             layers_to_transform=list(self.layers_to_transform) or None,
             layers_pattern=list(self.layers_pattern) or None,
             exclude_modules=excluded_modules(model, self.target_modules, head, "ADALORA"),
-            modules_to_save=modules_to_save(head),
+            modules_to_save=modules_to_save(encoded.head.task_type, head),
             fan_in_fan_out=fan_in_fan_out(model),
             deltaT=self.deltaT,
             beta1=self.beta1,

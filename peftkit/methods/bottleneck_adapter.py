@@ -66,7 +66,7 @@ class BottleneckAdapter(StoredByPeft):
             ln_before=self.ln_before,
             target_modules=targets,
             exclude_modules=list(head) or None,
-            modules_to_save=modules_to_save(head),
+            modules_to_save=modules_to_save(encoded.head.task_type, head),
         )
         return inject_checked(model, config, {})
 

@@ -84,7 +84,7 @@ class IA3(StoredByPeft):
             target_modules=targets,
             feedforward_modules=feedforward,
             exclude_modules=excluded_modules(model, self.target_modules, head, "IA3"),
-            modules_to_save=modules_to_save(head),
+            modules_to_save=modules_to_save(encoded.head.task_type, head),
             fan_in_fan_out=fan_in_fan_out(model),
         )
         settings = self.model_dump(include={"target_modules", "feedforward_modules"})

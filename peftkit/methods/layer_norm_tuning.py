@@ -43,6 +43,6 @@ class LayerNormTuning(StoredByPeft):
             task_type=encoded.head.task_type,
             target_modules=norms,
             exclude_modules=list(head) or None,
-            modules_to_save=modules_to_save(head),
+            modules_to_save=modules_to_save(encoded.head.task_type, head),
         )
         return inject_peft(model, config)

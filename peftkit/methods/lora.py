@@ -132,7 +132,7 @@ def inject_lora(
         alpha_pattern=dict(lora.alpha_pattern),
         use_rslora=lora.use_rslora,
         exclude_modules=excluded_modules(model, lora.target_modules, head),
-        modules_to_save=modules_to_save(head),
+        modules_to_save=modules_to_save(encoded.head.task_type, head),
         fan_in_fan_out=fan_in_fan_out(model),
         **options,
     )

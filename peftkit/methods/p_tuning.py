@@ -62,6 +62,6 @@ class PTuning(StoredVirtualTokens):
                 ),
                 encoder_hidden_size=self.encoder_hidden_size or config.hidden_size,
                 encoder_num_layers=self.encoder_num_layers,
-                modules_to_save=modules_to_save(head),
+                modules_to_save=modules_to_save(encoded.head.task_type, head),
             ),
         )

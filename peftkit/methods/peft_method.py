@@ -173,7 +173,10 @@ class PeftMethod(StoredByPeft):
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = fan_in_fan_out(model)
         if hasattr(config, "modules_to_save"):
-            saved = [*(config.modules_to_save or ()), *(modules_to_save(head) or ())]
+            saved = [
+                *(config.modules_to_save or ()),
+                *(modules_to_save(encoded.head.task_type, head) or ()),
+            ]
             config.modules_to_save = saved or None
         if config.is_prompt_learning:
             return inject_virtual(model, config, FIELD)

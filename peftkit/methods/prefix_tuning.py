@@ -65,7 +65,7 @@ class PrefixTuning(StoredVirtualTokens):
                 num_virtual_tokens=self.num_virtual_tokens,
                 prefix_projection=self.prefix_projection,
                 encoder_hidden_size=self.encoder_hidden_size or config.hidden_size,
-                modules_to_save=modules_to_save(head),
+                modules_to_save=modules_to_save(encoded.head.task_type, head),
             ),
         )
         if self.prefix_init == "words" and not self.prefix_projection and not is_rehearsal(model):

@@ -61,7 +61,7 @@ class PromptTuning(StoredVirtualTokens):
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB
             if self.prompt_tuning_init == "SAMPLE_VOCAB"
             else PromptTuningInit.RANDOM,
-            modules_to_save=modules_to_save(head),
+            modules_to_save=modules_to_save(encoded.head.task_type, head),
         )
         ids = self._text_ids(model) if self.prompt_tuning_init_text else []
         injected = inject_virtual(model, config)

@@ -68,9 +68,9 @@ class QuestionAnswering(Task):
     max_length: int = Field(default=384, ge=16)
     """Most tokens of a window, which holds the question and a part of the context; the base may
     allow less."""
-    overlap: int = Field(default=128, ge=0)
-    """Number of tokens that neighbouring windows of a context share, at most half of a window's
-    context."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Number of tokens that neighbouring windows of a context share; 128 if not given, and at most
+    half of a window's context."""
     max_answer_tokens: int = Field(default=30, ge=1)
     """Most tokens of an answer that is given."""
     n_best: int = Field(default=3, ge=1)
@@ -180,11 +180,14 @@ class QuestionAnswering(Task):
 
     def _limits(self, base: OpenedBase) -> Limits:
         from peftkit.bases.architectures import is_decoder
-        from peftkit.tasks.encoding.question_windows import Limits
+        from peftkit.tasks.encoding.question_windows import USUAL_OVERLAP, Limits
+        from peftkit.tasks.encoding.window_overlap import check_overlap
 
+        check_overlap(self.overlap, self.max_length, base.tokenizer)
+        overlap = USUAL_OVERLAP if self.overlap is None else self.overlap
         segments = getattr(base.config, "type_vocab_size", 0) > 1
         return Limits(
-            self.max_length, self.overlap, self.prefix, is_decoder(base.config), segments
+            self.max_length, overlap, self.prefix, is_decoder(base.config), segments
         )  # fmt: skip
 
     def loss(self, training: LossSettings | None = None) -> Loss:

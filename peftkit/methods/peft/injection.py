@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import peft
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -23,10 +21,6 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
     """
-    own = [name for name in ("classifier", "score") if hasattr(model, name)]
-    if config.task_type == "QUESTION_ANS" and own:  # ModernBERT's; PEFT adds `qa_outputs` only
-        settings: Any = config
-        settings.modules_to_save = [*(settings.modules_to_save or ()), *own]
     if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
         config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
     whole = tuple(getattr(config, "modules_to_save", None) or ())
@@ -56,6 +50,7 @@ def fan_in_fan_out(model: nn.Module) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
+def modules_to_save(task_type: str, head: tuple[str, ...]) -> list[str] | None:
     """Returns the head's modules without those that PEFT itself adds to `modules_to_save`."""
-    return [name for name in head if name not in ("classifier", "score")] or None
+    added = ("classifier", "score") if task_type in ("SEQ_CLS", "TOKEN_CLS") else ()
+    return [name for name in head if name not in added] or None

@@ -27,6 +27,8 @@ of "no answer"."""
 OFFSETS = "offsets"
 """Column of the examples, (outputs, 2): the first character of each output's token in the context,
 and the index after its last one; -1 for the place of "no answer"."""
+USUAL_OVERLAP = 128
+"""Tokens that neighbouring windows share if the recipe does not say how many."""
 CHUNK = 512
 """Number of rows that are tokenized together."""
 LEAST_ROOM = 8
