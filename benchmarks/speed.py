@@ -136,17 +136,21 @@ def write_rows(workload: Workload, scratch: Path, data: Path) -> int:
     return num_rows
 
 
-def labels_of(examples: Any, example: int, kind: str) -> list[int] | int:
+def labels_of(examples: Any, example: int, kind: str) -> dict[str, Any]:
     """As HF takes them. Where a token is predicted, peftkit counts the place that predicts it, HF
     the token's own.
     """
-    targets = examples.targets[examples.outputs_of(example)].tolist()
+    targets = examples.targets[examples.outputs_of(example)]
     if kind == "text":
-        return int(targets[0])
+        return {"labels": int(targets[0])}
+    places = examples.read_at[example][:, 0]
+    if kind == "questions":
+        start, end = places[targets.argmax(axis=0)].tolist()
+        return {"start_positions": start, "end_positions": end}
     labels = [-100] * len(examples.input_ids[example])
-    for place, target in zip(examples.read_at[example][:, 0], targets, strict=True):
+    for place, target in zip(places, targets.tolist(), strict=True):
         labels[place + (kind == "chat")] = target
-    return labels
+    return {"labels": labels}
 
 
 def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
@@ -159,10 +163,7 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     if len(examples) != work["num_rows"]:
         sys.exit(f"{work['num_rows']} rows were written, and peftkit reads {len(examples)}")
     rows = [
-        {
-            "input_ids": ids.tolist(),
-            "labels": labels_of(examples, example, work["kind"]),
-        }
+        {"input_ids": ids.tolist(), **labels_of(examples, example, work["kind"])}
         for example, ids in enumerate(examples.input_ids)
     ]
     steps = seeded_steps(len(rows), work["batch_size"], work["steps"], seed=0)
@@ -385,7 +386,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--only", type=names, default=list(WORKLOADS))
     parser.add_argument("--variants", type=names, default=list(VARIANTS))
-    parser.add_argument("--data", default="", help="folder with banking77/ and wnut17/")
+    parser.add_argument("--data", default="", help="folder with banking77/, wnut17/, xquad/")
     return parser.parse_args()
 
 

@@ -27,6 +27,7 @@ TOKENS = 1024
 HF = {
     "text": ("AutoModelForSequenceClassification", "SEQ_CLS", "DataCollatorWithPadding"),
     "words": ("AutoModelForTokenClassification", "TOKEN_CLS", "DataCollatorForTokenClassification"),
+    "questions": ("AutoModelForQuestionAnswering", "QUESTION_ANS", "DataCollatorWithPadding"),
     "chat": ("AutoModelForCausalLM", "CAUSAL_LM", "DataCollatorForSeq2Seq"),
 }
 """What an example is -> class of the model in transformers, PEFT's task type, collator."""
@@ -150,6 +151,8 @@ def task_of(work: dict[str, Any]) -> Any:
         Chat,
         Conversations,
         Data,
+        QuestionAnswering,
+        Questions,
         TaggedWords,
         TextClassification,
         TokenClassification,
@@ -161,6 +164,8 @@ def task_of(work: dict[str, Any]) -> Any:
         return Chat(data=Conversations(path=path), max_length=longest, samples=0)
     if work["kind"] == "words":
         return TokenClassification(data=TaggedWords(path=path))
+    if work["kind"] == "questions":
+        return QuestionAnswering(data=Questions(path=path), max_length=512)
     return TextClassification(data=Data(path=path))
 
 
@@ -286,7 +291,7 @@ def peer_model(work: dict[str, Any], method: str) -> Any:
     name, task_type, _ = HF[work["kind"]]
     options: dict[str, Any] = {}
     if work["kind"] != "chat":
-        options = {"num_labels": work["num_labels"], **NO_DROPOUT}
+        options = {"num_labels": work["num_labels"] or 2, **NO_DROPOUT}
     if work.get("precision", {}).get("quantization"):
         options = {"quantization_config": four_bits(), "device_map": {"": 0}}
     dtype = getattr(torch, work.get("dtype", "float32"))

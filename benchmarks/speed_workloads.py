@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from typing import Any
 
 HERE = Path(__file__).parent
 MINILM, SMOLLM2 = "packaged:minilm-l6", "packaged:smollm2-135m-instruct"
+E5 = "packaged:multilingual-e5-small"
 LABELS = {"0": "negative", "1": "positive"}
 LONGEST_REVIEW = 256
 """Tokens at which reviews of IMDB are cut."""
+LONGEST_CONTEXT = 1400
+"""Characters of a context that fits into one window of 512 tokens with its question."""
 HELD_OUT = 8
 """Rows of the validation and of the test split, which are scored outside the timed steps."""
 
@@ -78,7 +82,8 @@ class Workload:
     """Turns are whole epochs, so many; single steps if 0."""
 
     kind: str = "text"
-    """What an example is: a `text` with a label, `words` with tags, or a `chat`."""
+    """What an example is: a `text` with a label, `words` with tags, `questions` with answers in
+    their contexts, or a `chat`."""
 
 
 def reviews(source: str, count: int) -> list[Row]:
@@ -161,7 +166,27 @@ def named_entities(data: Path) -> list[Row]:
     return random.Random(0).sample(unlike, 3200 + 2 * HELD_OUT)
 
 
-FROM_FOLDER = (banking, named_entities)
+def answered_questions(data: Path) -> list[Row]:
+    """English questions of XQuAD about contexts that fit into one window, as many as make whole
+    batches; the last ones are of other articles.
+    """
+    articles = json.loads((data / "xquad" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
+    rows = {
+        " ".join(qa["question"].casefold().split()): {
+            "context": paragraph["context"],
+            "question": qa["question"],
+            "answers": qa["answers"],
+        }
+        for article in articles
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+        if len(paragraph["context"]) <= LONGEST_CONTEXT
+    }
+    found = list(rows.values())
+    return random.Random(0).sample(found[:-100], 1008) + found[-2 * HELD_OUT :]
+
+
+FROM_FOLDER = (banking, named_entities, answered_questions)
 """Rows that no package ships."""
 WORKLOADS = {
     "W1a": Workload(
@@ -192,5 +217,9 @@ WORKLOADS = {
     "W5": Workload(
         "MiniLM, LoRA, a tag for each word (3,200 sentences of WNUT17)",
         MINILM, named_entities, 32, 1e-3, OF_TRAINER, kind="words",
+    ),
+    "W6": Workload(
+        "multilingual E5, LoRA, answers in contexts (1,008 questions of XQuAD)",
+        E5, answered_questions, 16, 1e-3, OF_TRAINER, kind="questions",
     ),
 }  # fmt: skip
