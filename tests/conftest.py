@@ -43,6 +43,15 @@ def frozen_imports(frozen_session: None) -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def own_products() -> Iterator[None]:
+    """Ends what a command set for the rest of its process: products by oneDNN."""
+    from peftkit.bases import products
+
+    yield
+    products._in_use.clear()
+
+
 def run_in_two_processes():
     """Runs recipe.json into the folder `two`, as two processes of a launcher do, without its new
     interpreters, which tests/test_line.py starts.

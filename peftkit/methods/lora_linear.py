@@ -8,11 +8,11 @@ Computes the same numbers as PEFT's layer, which makes three more tensors of the
 forward pass and two in the backward pass. `Linear.place` makes PEFT use it for every `nn.Linear`.
 
 On a CPU, products with thin matrices are slow: the products with A and B take a sixth of a step's
-time, but are 3 % of its multiplications. For training on a CPU, one matrix M therefore holds W, A
-and B. One product with M gives both h and u, another one gives both dx and du:
+time, but are 3 % of its multiplications. For training on a CPU, one matrix M therefore holds W and
+A, so that one product gives both h and u:
 
-    M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
-        | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
+    M = | W   |       | h | = M x + | b |
+        | s A |       | u |         | 0 |
 
 In evaluation the layer rounds exactly as PEFT's layer does, so a reloaded adapter gives the same
 bits.
@@ -38,7 +38,7 @@ class Linear(PeftLinear):
     fused = True
     """Whether the faster computation is used; if False, PEFT computes."""
     fused_weight: Tensor | None = None
-    """The module's matrix M, (out + r, in + r); None until the first training step on a CPU."""
+    """The module's matrix M, (out + r, in); None until the first training step on a CPU."""
 
     @staticmethod
     def place(config: LoraConfig) -> None:
@@ -70,19 +70,18 @@ class Linear(PeftLinear):
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
         """Returns M after writing the current A into it. The first call also moves the base layer's
-        weight into M. B is written only in the backward pass, because another adapter can use M in
-        between.
+        weight into M.
         """
         weight: Any = self.base_layer.weight
-        (height, width), r = weight.shape, len(a)
-        shape, whole = (height + r, width + r), self.fused_weight
+        height, width = weight.shape
+        shape, whole = (height + len(a), width), self.fused_weight
         if whole is None or whole.shape != shape or whole.data_ptr() != weight.data_ptr():
             with torch.inference_mode(False):  # inference tensors cannot be trained
-                whole = weight.new_zeros(shape)
-            whole[:height, :width] = weight
-            weight.data = whole[:height, :width]
+                whole = weight.new_empty(shape)
+            whole[:height] = weight
+            weight.data = whole[:height]
             self.fused_weight = whole
-        torch.mul(a, scale, out=whole[height:, :width])
+        torch.mul(a, scale, out=whole[height:])
         return whole
 
     @property
@@ -94,7 +93,7 @@ class Linear(PeftLinear):
         """Moves the weight of the base layer out of M into its own memory."""
         if self.fused_weight is not None:
             weight: Any = self.base_layer.weight
-            weight.data = weight.data.contiguous()
+            weight.data = weight.data.clone()
             self.fused_weight = None
 
     def _is_ordinary(self) -> bool:
@@ -135,18 +134,18 @@ class _LowRank(torch.autograd.Function):
         scale: float,
         whole: Tensor | None,
     ) -> Tensor:
-        flat, (height, width) = x.reshape(-1, x.shape[-1]), weight.shape  # (tokens, in)
+        flat, height = x.reshape(-1, x.shape[-1]), len(weight)  # (tokens, in)
         if whole is None:
             u = flat @ a.T  # (tokens, r)
             u *= scale
             out = torch.addmm(bias, flat, weight.T) if bias is not None else flat @ weight.T
         else:
             longer = None if bias is None else torch.cat([bias, bias.new_zeros(len(a))])
-            both = F.linear(flat, whole[:, :width], longer)
+            both = F.linear(flat, whole, longer)
             out, u = both[:, :height], both[:, height:].contiguous()
         out.addmm_(u, b.T)
         ctx.save_for_backward(flat, u, weight, a, b)
-        ctx.scale, ctx.whole = scale, whole
+        ctx.scale = scale
         return out.view(*x.shape[:-1], height)
 
     @staticmethod
@@ -155,16 +154,11 @@ class _LowRank(torch.autograd.Function):
         flat, u, weight, a, b = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:5]
         grad_out = gradients[0].reshape(-1, gradients[0].shape[-1])  # (tokens, out)
+        grad_u = grad_out @ b.T.contiguous().T  # three times as fast on a CPU as `grad_out @ b`
+        grad_u *= ctx.scale
         grad_x = None
-        if ctx.whole is None or not needs_x:
-            grad_u = grad_out @ b.T.contiguous().T  # three times as fast on a CPU as `grad_out @ b`
-            grad_x = grad_out @ weight if needs_x else None
-        else:
-            upper = ctx.whole[: len(weight)]
-            upper[:, flat.shape[1] :] = b
-            grad_x, grad_u = (grad_out @ upper).split([flat.shape[1], len(a)], 1)
-        grad_u = grad_u * ctx.scale
-        if grad_x is not None:
+        if needs_x:
+            grad_x = grad_out @ weight
             grad_x = grad_x.addmm_(grad_u, a).view(*gradients[0].shape[:-1], flat.shape[1])
         return (
             grad_x,
