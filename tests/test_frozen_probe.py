@@ -204,16 +204,21 @@ class TestLead:
     encoded = Encoded(*[made_examples(7, 3)] * 3, head=Head("", "SEQ_CLS", ("ham", "b", "c")),
                       pad_token_id=0)  # fmt: skip
 
-    def lead(self, after, majority=0.1, probe=None):
+    def lead(self, after, majority=0.1, probe=None, before=0.0):
         made = None if probe is None else probe_rows.ProbeOfRun(
             "", probe_rows.FrozenProbe(1.0, [], probe, 3), 5, 7
         )  # fmt: skip
         baselines = {"majority": {"accuracy": majority}}
         task = TextClassification(data=Data(path="-"))
-        return lead("accuracy", after, baselines, made, self.encoded, task)
+        start = Score({"accuracy": before}, {})
+        return lead("accuracy", start, after, baselines, made, self.encoded, task)
 
     def test_nothing_where_both_are_beaten(self):
         assert self.lead(judged([1] * 90 + [0] * 10), 0.5, judged([1, 0] * 50)) == []
+
+    def test_worse_than_before_training(self):
+        (told,) = self.lead(judged([1] * 70 + [0] * 30), before=0.71)
+        assert told == "worse than before training: accuracy 0.700, before 0.710"
 
     def test_always_one_answer_is_as_good(self):
         (told,) = self.lead(judged([1] * 997 + [0] * 3), 0.997)

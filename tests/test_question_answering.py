@@ -33,6 +33,8 @@ from peftkit.tasks.encoding.question_windows import (
     covering,
     encode_questions,
 )
+from peftkit.tasks.reading.answer_spans import read_answers
+from peftkit.tasks.reading.question_rows import read_answered
 from peftkit.tasks.scoring.passages import marked_passage
 from peftkit.tasks.scoring.span_decoding import RowOutputs, Span, best_threshold, decode
 from peftkit.tasks.span_loss import SpanCrossEntropy
@@ -99,7 +101,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_answers_are_read_in_each_form(form):
     row = {"context": CONTEXT, "question": "how", **FORMS[form]}
-    data = pk.Questions(path="-", answer_start="answer_start" if "answer_start" in row else "")
+    data = pk.Questions(path="-")
     table = type("Table", (), {"name": "t", "columns": tuple(row), "rows": (1,), "malformed": ()})
     read = pk.QuestionAnswering(data=data).read_row(row, table)
     assert read["answers"] == (("warm", PLACE),)
@@ -131,6 +133,11 @@ WRONG = [
     ({"answers": of(7, 3)}, "an answer is 7, not text"),
     ({"answers": "it"}, "the answer `it` is not in the context|has the answer `it`"),
     ({"answers": {"start": [3]}}, "answers is an object without `text`"),
+    ({"answers": {"text": None, "answer_start": None}}, "answers is an object without `text`"),
+    ({"answers": None}, "no answers; give an empty list if the context has no answer"),
+    ({"answers": of("", 3)}, "an answer is empty"),
+    ({"answers": of("WARM", PLACE)}, "it is there with other upper and lower case"),
+    ({"answers": "ｗarm"}, "it is there in another Unicode form"),  # noqa: RUF001
     ({"answers": of("warm", PLACE), "is_impossible": True}, "true, but there is an answer, `warm`"),
     ({"answers": [], "is_impossible": False}, "no answer, but is_impossible is false"),
     ({"answers": [], "is_impossible": "maybe"}, "is `maybe`, neither true nor false"),
@@ -169,6 +176,40 @@ def test_questions_about_a_context_stay_in_one_split_and_articles_if_asked(tmp_p
     assert any("`--task.data.group title` keeps each article" in note for note in ledger.notes)
     _, ledger = load_splits(pk.QuestionAnswering(data=data.with_(group="title")), 0)
     assert ledger.notes == ()
+
+
+def test_answers_that_look_like_nothing_are_read():
+    context = "None of them came in [2010]"
+    names = ("answers", "answer_start", "is_impossible")
+    assert read_answers("None", 0, None, context, names) == (("None", 0),)
+    assert read_answers("[2010]", None, None, context, names) == (("[2010]", 21),)
+    assert read_answers("", "", None, context, names) == ()
+    assert read_answers(None, None, True, context, names) == ()
+
+
+def test_a_byte_order_mark_is_removed_from_an_answer_too():
+    data, row = pk.Questions(path="-"), {"context": "\ufeffPlan B", "question": "which"}
+    read = read_answered({**row, "answers": of("\ufeffPlan", 0)}, data)
+    assert read["answers"] == (("Plan", 0),)
+
+
+def test_a_question_that_two_people_answered_has_both_answers(tmp_path):
+    rows = [
+        {"context": f"it was warm and wet {n}", "question": "how", "answers": answers}
+        for n in range(30)
+        for answers in (of("warm", 7), of("warm and wet", 7), of("warm", 7))[: 1 + n % 3]
+    ]
+    rows += [
+        {"context": "nobody knows", "question": "how", "answers": answers}
+        for answers in (of("nobody", 0), [])
+    ]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    splits, ledger = load_splits(pk.QuestionAnswering(data=pk.Questions(path=str(path))), 0)
+    (read,) = ledger.read
+    assert (read.kept, read.duplicate, read.conflicting) == (30, 30, 2)
+    kept = [row.values["answers"] for rows in splits.named().values() for row in rows]
+    assert sorted(map(len, kept)) == [1] * 10 + [2] * 20
+    assert all(answers[-1][0] in ("warm", "warm and wet") for answers in kept)
 
 
 # Windows
@@ -239,8 +280,11 @@ def test_each_token_is_read_once_where_it_has_more_context(minilm, max_length, o
                     assert token not in read
                     read[token] = min(inside, len(part) - 1 - inside)
             for target, of_side in zip(found.targets[of_window].T, ends, strict=True):
-                assert target.sum() == 1
-                of_side.append(int(tokens[target.argmax()]))
+                if target.any():
+                    assert target.sum() == 1
+                    of_side.append(int(tokens[target.argmax()]))
+                else:  # the other end is read here
+                    of_side.append(-2)
         assert sorted(read) == list(range(len(context)))
         for token, depth in read.items():
             others = [
@@ -311,7 +355,7 @@ def test_an_answer_inside_a_token_becomes_the_token(minilm, bases, tmp_path):
     )  # fmt: skip
     notes = " ".join(prepare(recipe).ledger.notes)
     assert "40 answers of 40 began or ended inside a token" in notes
-    assert "the tokens allow at most EM 0.00 on the test split" in notes
+    assert "the tokens allow EM 0.00 or little more on the test split" in notes
 
 
 # Loss and spans
@@ -337,9 +381,10 @@ def test_the_loss_is_that_of_single_unpadded_windows(kind, bases):
         at = torch.from_numpy(examples.read_at[index][:, 0]).long()
         targets = torch.from_numpy(examples.targets[examples.outputs_of(index)])
         for logits, target in zip((out.start_logits, out.end_logits), targets.T, strict=True):
-            expected = expected + torch.nn.functional.cross_entropy(
-                logits[0, at][None], target.argmax()[None]
-            )
+            if target.any():
+                expected = expected + torch.nn.functional.cross_entropy(
+                    logits[0, at][None], target.argmax()[None]
+                )
     expected = expected / 2
     expected.backward()
     expected = expected.detach()
@@ -435,6 +480,9 @@ SQUAD = [
     ("", ["cat"], 0, 0),
     ("cat", [], 0, 0),
     ("", [], 1, 1),
+    ("the", [], 1, 1),
+    ("", ["The"], 1, 1),
+    ("A", ["A", "grade A"], 0, 0),
 ]  # fmt: skip
 CMRC = [
     ("《北京》。", ["北京"], 1, 1),
@@ -444,6 +492,9 @@ CMRC = [
     ("NBA 总冠军", ["nba总冠军"], 0, 1),
     ("2003年3月", ["2003年"], 0, 2 * 2 / 6),
     ("3.5 米", ["3.5米"], 0, 1),
+    ("25", ["25℃"], 0, 0),
+    ("don't", ["do"], 0, 2 / 3),
+    ("a|b", ["a"], 0, 0),
     ("", ["北京"], 0, 0),
 ]
 DRCD = [
@@ -656,7 +707,7 @@ def test_the_best_answers_get_the_best_scores(finished):
     assert score.mistakes == ()
     assert recipe.with_(training=recipe.training.with_(metric="em")).metric == "exact_match"
     always = task.metrics(right, test, encoded.head, type(decision)())
-    assert always.metrics["no_answer_f1"] == 0
+    assert always.metrics["no_answer_f1"] < 0.1  # an article alone is no answer either
     assert always.metrics["has_answer_f1"] == 1
     assert always.mistakes[0].expected == "no answer"
 

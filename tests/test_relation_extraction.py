@@ -38,7 +38,7 @@ from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.encoding.marked_encoding import MARKERS, cut_around, encode_marked, marked_text
-from peftkit.tasks.reading.entity_marks import marked, read_marks
+from peftkit.tasks.reading.entity_marks import ends_inside_words, marked, read_marks, shown
 from peftkit.tasks.reading.entity_places import read_in_text, read_in_words
 from peftkit.tasks.scoring.relation_scores import relation_score
 from tests.conftest import FILLER, write_csv, write_jsonl
@@ -119,6 +119,28 @@ def test_a_sentence_that_cannot_be_used_is_named(tmp_path, lines, told):
         load_splits(task_of(path), 0)
 
 
+def test_directions_are_read_in_other_spellings():
+    for label in ("Made(e2,e1)", "Made(e2, e1)", "Made (E2,E1)", "Made( e2 , e1 ) "):
+        assert split_direction(label) == ("Made", "e2,e1")
+    assert split_direction("Made(e1,e1)") == ("Made(e1,e1)", "")
+
+
+def test_ends_at_the_last_character_are_noted():
+    rows = [row_of("<e1>Ad</e1>a lives in <e2>Londo</e2>n", n) for n in range(9)]
+    (note,) = ends_inside_words(rows)
+    assert note.startswith("18 of 18 entities end inside a word")
+    assert not list(ends_inside_words([row_of("<e1>Ada</e1> is <e2>爱</e2>达")]))
+
+
+def test_a_long_text_is_shown_around_its_entities():
+    shown_text = shown(row_of(f"{'a ' * 400}<e1>Ada</e1> is <e2>here</e2>{' b' * 400}"))
+    assert shown_text.startswith("… ")
+    assert shown_text.endswith(" …")
+    assert "<e1>Ada</e1> is <e2>here</e2>" in shown_text
+    assert len(shown_text) == 304
+    assert shown(row_of("<e1>a</e1> <e2>b</e2>")) == "<e1>a</e1> <e2>b</e2>"
+
+
 # Rows
 
 
@@ -134,6 +156,9 @@ def test_a_sentence_that_cannot_be_used_is_named(tmp_path, lines, told):
         ("<e1>a <e2>b</e1> c</e2>", "<e1> and <e2> overlap"),
         ("<e1>a <e2>b</e2></e1>", "<e1> and <e2> overlap"),
         ("<e1> </e1> <e2>c</e2>", "has nothing inside <e1>"),
+        ("<E1>a</E1> <E2>c</E2>", "has no marks; write `<e1>` for `<E1>`"),
+        ("[E1]a[/E1] [E2]c[/E2]", "has no marks; write `<e1>` for `[E1]`"),
+        ("&lt;e1&gt;a", "has no marks; write `<e1>` for `&lt;e1&gt;`"),
     ],
 )
 def test_a_wrong_mark_is_named(tmp_path, text, told):
@@ -170,7 +195,10 @@ TEXT = "Café 😀 Ada lives in Zürich"
         ({"start": 7, "end": 9, "text": "Ada"}, [20, 26], "has its end at the last character"),
         ({"start": 0, "end": 3, "text": "Ada"}, [20, 26],
          "head is `Caf` at 0 to 3, not `Ada`; it is at 7 to 10"),
-        ([7, 10], [20, 27], "tail has 20 to 27, outside the text of 26 characters"),
+        ([7, 10], [20, 99], "tail has 20 to 99, outside the text of 26 characters"),
+        ([7, 10], [21, 27], "outside the text of 26 characters; do the places count bytes?"),
+        ([10, 7], [20, 26], "head has 10 to 7, whose start is after its end"),
+        ({"begin": 7, "end": 10}, [20, 26], "without `start`"),
         ([7, 7], [20, 26], "head has the empty span 7 to 7"),
         ([4, 5], [20, 26], "where the text has only white space"),
         ([7, 21], [20, 26], "head 7 to 21 and tail 20 to 26 overlap"),
@@ -368,20 +396,22 @@ def test_a_prefix_stays_when_a_text_is_cut(bases):
 
 def by_the_perl_scorer(expected: list[str], predicted: list[str], no_relation: str) -> float:
     """Official F1 as semeval2010_task8_scorer-v1.2.pl computes it: a confusion matrix of relations,
-    and beside it the rows in the wrong direction.
+    and beside it the rows in the wrong direction. Relations that the key lacks count as none.
     """
     matrix: Counter[tuple[str, str]] = Counter()
     turned: Counter[str] = Counter()
+    key = {name.split("(")[0] for name in expected}
     for wanted, found in zip(expected, predicted, strict=True):
         one, other = wanted.split("(")[0], found.split("(")[0]
+        other = other if other in key else no_relation
         if one == other and wanted != found:
             turned[one] += 1
         else:
             matrix[one, other] += 1
-    names = sorted({name for pair in matrix for name in pair} | set(turned))
+    names = sorted(key | {no_relation})
     f1 = []
     for name in names:
-        if name == no_relation:
+        if name == no_relation or name not in key:
             continue
         right = matrix[name, name]
         answered = sum(matrix[other, name] for other in names) + turned[name]
@@ -412,7 +442,8 @@ def test_the_official_score_is_that_of_the_perl_scorer(labels):
         names = [[labels[label] for label in of] for of in (expected, predicted)]
         assert metrics["official_f1"] == pytest.approx(by_the_perl_scorer(*names, "Other"))
         right = sum(e == p != "Other" for e, p in zip(*names, strict=True))
-        total = sum(name != "Other" for of in names for name in of)
+        key = {name.split("(")[0] for name in names[0]} - {"Other"}
+        total = sum(name.split("(")[0] in key for of in names for name in of)
         assert metrics["micro_f1"] == pytest.approx(2 * right / total if total else 0.0)
 
 
@@ -580,6 +611,8 @@ def test_a_task_of_places_answers_texts_with_marks_too():
     assert read == {"text": "Ada in London", "head": (0, 3), "tail": (7, 13)}
     with pytest.raises(DataError, match="has no column `head`, `tail`"):
         task.read_input({"text": "Ada in London"}, Table("a", ("text",), ((1, {}),)))
+    read = task.read_input({"text": "<e1>Ada</e1> in <e2>London"}, Table("a", ("text",), ()))
+    assert read == "text has no </e2>"
 
 
 def test_check_shows_the_markers(semeval, bases, capsys, tmp_path):

@@ -20,7 +20,8 @@ from peftkit.data.rows import Malformed, Table
 from peftkit.data.text_files import is_decoded
 
 SENTENCE = re.compile(r'\d+\t"?(.*?)"?\s*')
-MARK = re.compile(r"</?e[12]>")
+MARK = re.compile(r"<(/?)e([12])>")
+"""A mark before or after an entity: the slash if it is after it, and the entity's number."""
 COMMENT = "comment"
 """Column with what the annotators noted."""
 NOTED = "comment:"

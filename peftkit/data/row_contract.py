@@ -50,8 +50,10 @@ class RowContract(Strata, Protocol):
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """Returns the row's values under the task's names; if it is malformed, what is wrong."""
 
-    def answer_key(self, row: Row) -> str:
-        """Returns a text that rows with the same key share, unless they contradict each other."""
+    def merged(self, rows: Sequence[Row]) -> Row | None:
+        """Returns the row that stands for rows with the same key; None if they contradict each
+        other.
+        """
 
     def counted(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
         """Returns the values of each row, such as its labels, that the ledger counts."""

@@ -191,10 +191,10 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
     kept: list[Row] = []
     duplicate = conflicting = 0
     for same in by_key.values():
-        if len({task.answer_key(row) for row in same}) > 1:
+        if (one := task.merged(same)) is None:
             conflicting += len(same)
         else:
-            kept.append(same[0])
+            kept.append(one)
             duplicate += len(same) - 1
     return kept, duplicate, conflicting
 

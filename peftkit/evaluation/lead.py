@@ -29,20 +29,22 @@ def headline_metric(metric: str, scores: Iterable[str]) -> str:
 
 def lead(
     metric: str,
+    before: Score,
     after: Score,
     baselines: dict[str, dict[str, float]],
     probe: ProbeOfRun | None,
     encoded: Encoded,
     task: Task,
 ) -> list[str]:
-    """One sentence for each baseline that the trained model does not beat by more than chance.
+    """One sentence for each baseline that the trained model does not beat by more than chance, and
+    one if it is worse than before training.
 
     Args:
         metric: the score to report first, from `headline_metric`.
-        after: the trained model's score on the test split.
+        before, after: the model's score on the test split, before training and after it.
         baselines: name of a baseline -> its scores on the test split.
     """
-    sentences = []
+    sentences = [_against_before(metric, before, after, task)]
     for name, scores in guesses(baselines).items():
         if metric in scores and metric in after.metrics:
             what = f"the {name} of the training rows"
@@ -80,6 +82,16 @@ def _against_guess(metric: Metric, after: Score, guess: float, what: str) -> str
         f"not better than a constant answer by more than chance: {metric.title} {value:.3f} (95 % "
         f"interval {low:.3f} to {high:.3f}); {what} gives {guess:.3f}"
     )
+
+
+def _against_before(metric: str, before: Score, after: Score, task: Task) -> str:
+    """A sentence if the trained model's score is worse than before training; else empty."""
+    if metric not in before.metrics or metric not in after.metrics:
+        return ""
+    judged, value, old = task.metric(metric), after.metrics[metric], before.metrics[metric]
+    if not judged.better(old, value):
+        return ""
+    return f"worse than before training: {judged.title} {value:.3f}, before {old:.3f}"
 
 
 def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:

@@ -11,7 +11,7 @@ precision = common / units of the prediction     recall = common / units of the 
 F1 = 2 precision recall / (precision + recall)
 
 Of several right answers, the one with the highest score counts. Where there is none, the score is 1
-if nothing is predicted, else 0.
+if nothing is predicted, else 0. Texts are compared after normalization.
 """
 
 from __future__ import annotations
@@ -41,9 +41,6 @@ CMRC_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、
 """The list of CMRC 2018's script, which does not contain all punctuation. Its entry for the
 ellipsis has two characters and so matches none."""
 CMRC_CHARACTER = re.compile("[\u4e00-\u9fa5]")
-CMRC_WORD = re.compile(r"\w+(?:[.,'’]\w+)*|[^\w\s]")
-"""Pattern of the words between Chinese characters. CMRC 2018's script takes NLTK's, which differ in
-English contractions and abbreviations only."""
 
 
 def exact_match(predicted: str, answers: Sequence[str], normalization: Normalization) -> float:
@@ -53,18 +50,17 @@ def exact_match(predicted: str, answers: Sequence[str], normalization: Normaliza
         predicted: empty if nothing is predicted.
         answers: empty if there is no right answer.
     """
-    if not predicted or not answers:
-        return float(not predicted and not answers)
     found = normalized(predicted, normalization)
-    return float(any(found == normalized(answer, normalization) for answer in answers))
+    return float(found in _normalized_answers(answers, normalization))
 
 
 def f1(predicted: str, answers: Sequence[str], normalization: Normalization) -> float:
     """F1 of a prediction with the answer that it is most like; see `exact_match` for arguments."""
-    if not predicted or not answers:
-        return float(not predicted and not answers)
     found = units(predicted, normalization)
-    return max(_f1(found, units(answer, normalization), normalization) for answer in answers)
+    return max(
+        _f1(found, _units_of(answer, normalization), normalization)
+        for answer in _normalized_answers(answers, normalization)
+    )
 
 
 def normalized(text: str, normalization: Normalization) -> str:
@@ -79,7 +75,19 @@ def normalized(text: str, normalization: Normalization) -> str:
 
 def units(text: str, normalization: Normalization) -> list[str]:
     """The units that F1 counts: words, or characters of Chinese."""
-    plain = normalized(text, normalization)
+    return _units_of(normalized(text, normalization), normalization)
+
+
+def _normalized_answers(answers: Sequence[str], normalization: Normalization) -> list[str]:
+    """The right answers after normalization, an empty one if there is none. Answers in English that
+    are nothing but articles and punctuation do not count.
+    """
+    plain = [normalized(answer, normalization) for answer in answers]
+    return [answer for answer in plain if answer or normalization != "squad"] or [""]
+
+
+def _units_of(plain: str, normalization: Normalization) -> list[str]:
+    """The units of a normalized text."""
     if normalization == "squad":
         return plain.split()
     return _mixed_units(plain) if normalization == "cmrc2018" else list(plain)
@@ -90,14 +98,17 @@ def _is_mark_or_space(char: str) -> bool:
 
 
 def _mixed_units(text: str) -> list[str]:
-    """Chinese characters one by one, and the words between them."""
+    """Chinese characters one by one, and the words between them as NLTK divides them."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    words = NLTKWordTokenizer().tokenize
     found: list[str] = []
     start = 0
     for match in CMRC_CHARACTER.finditer(text):
-        found += CMRC_WORD.findall(text[start : match.start()])
+        found += words(text[start : match.start()])
         found.append(match[0])
         start = match.end()
-    return found + CMRC_WORD.findall(text[start:])
+    return [*found, *words(text[start:])]
 
 
 def _f1(predicted: Sequence[str], answer: Sequence[str], normalization: Normalization) -> float:

@@ -46,7 +46,8 @@ def score_interval(metric: Metric, table: Any, counts: Counts | None = None) -> 
     low, high = sums_interval(table, metric.statistic, counts)
     if not (metric.bounded and low == high and low in (0.0, 1.0)):
         return low, high
-    rows = table.shape[0] if counts is None else int(counts.sum())
+    adds = np.asarray(abs(table).sum(axis=1)).ravel() > 0  # other rows are not what it is about
+    rows = max(1, int((adds if counts is None else adds * counts).sum()))
     least = TAIL ** (1 / rows)  # a share below it would rarely show no row that differs
     return (least, 1.0) if low else (0.0, 1.0 - least)
 

@@ -90,7 +90,7 @@ def macro_f1(sums: Floats) -> Floats:
     Args:
         sums: (..., 3 * labels), sums of `label_counts`; the result has the shape (...,).
     """
-    right, predicted, expected = _by_label(sums)
+    right, predicted, expected = by_label(sums)
     occurring = predicted + expected
     if (occurring > 0).all():
         means: Floats = (2 * right / occurring).mean(axis=-1)
@@ -107,7 +107,7 @@ def weighted_f1(sums: Floats) -> Floats:
     Args:
         sums: (..., 3 * labels), sums of `label_counts`; the result has the shape (...,).
     """
-    right, predicted, expected = _by_label(sums)
+    right, predicted, expected = by_label(sums)
     occurring = predicted + expected
     f = np.divide(2 * right, occurring, out=np.zeros_like(right), where=occurring > 0)
     means: Floats = (f * expected).sum(axis=-1) / expected.sum(axis=-1)
@@ -123,6 +123,6 @@ METRICS = {
 are of `label_counts`."""
 
 
-def _by_label(sums: Floats) -> Floats:
+def by_label(sums: Floats) -> Floats:
     """Splits sums (..., 3 * labels) into right, predicted and expected: (3, ..., labels)."""
     return np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)

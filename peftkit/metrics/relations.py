@@ -5,9 +5,10 @@ For each relation R but the one that means none, with its directions R(e1,e2) an
     precision = right / rows predicted as R, in either direction
     recall    = right / rows expected as R, in either direction
     F1        = 2 right / (predicted + expected)
-    official F1 = mean of F1 over the relations
+    official F1 = mean of F1 over the relations that any row is expected to have
 
-A row is right if relation and direction are right; R(e2,e1) for R(e1,e2) is a false positive and a
+As in the task's script, a predicted relation that no row is expected to have counts as none. A row
+is right if relation and direction are right; R(e2,e1) for R(e1,e2) is a false positive and a
 false negative of R. Labels without a direction are relations of one direction.
 
     micro F1 = 2 right / (predicted + expected), summed over all relations but none
@@ -22,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from peftkit.metrics.classification import METRICS as OF_CLASSES
-from peftkit.metrics.classification import Counts, macro_f1
+from peftkit.metrics.classification import Counts, Floats, by_label
 from peftkit.metrics.label_sets import micro_f1
 from peftkit.metrics.metric import Metric
 
-DIRECTION = re.compile(r"\s*\((e1,\s?e2|e2,\s?e1)\)$")
+DIRECTION = re.compile(r"\s*\(\s*(e1\s*,\s*e2|e2\s*,\s*e1)\s*\)\s*$", re.IGNORECASE)
 NONE = -1
 """Index of no relation."""
 
@@ -36,7 +37,7 @@ def split_direction(label: str) -> tuple[str, str]:
     empty if the label has none.
     """
     found = DIRECTION.search(label)
-    return (label[: found.start()], found[1].replace(" ", "")) if found else (label, "")
+    return (label[: found.start()], "".join(found[1].lower().split())) if found else (label, "")
 
 
 def relations_of(labels: Iterable[str], no_relation: str) -> tuple[str, ...]:
@@ -83,12 +84,25 @@ def official_entries(
 def micro_counts(expected: Counts, predicted: Counts, relation_of: Counts) -> npt.NDArray[np.int64]:
     """Returns (rows, 3): 1 if a row is right, has a predicted relation, has an expected one."""
     known = relation_of[expected] != NONE
-    guessed = relation_of[predicted] != NONE
+    guessed = np.isin(relation_of[predicted], relation_of[expected][known])
     return np.stack([known & (expected == predicted), guessed, known], axis=1).astype(np.int64)
 
 
+def official_f1(sums: Floats) -> Floats:
+    """Mean F1 of the relations that any row is expected to have; 0 without such relations.
+
+    Args:
+        sums: (..., 3 * relations), sums of `label_counts`; the result has the shape (...,).
+    """
+    right, predicted, expected = by_label(sums)
+    f1 = 2 * right / np.maximum(predicted + expected, 1)
+    known = expected > 0
+    means: Floats = (f1 * known).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+    return means
+
+
 METRICS = {
-    "official_f1": Metric("official_f1", statistic=macro_f1, bounded=True),
+    "official_f1": Metric("official_f1", statistic=official_f1, bounded=True),
     "micro_f1": Metric("micro_f1", statistic=micro_f1, bounded=True),
     "macro_f1": OF_CLASSES["macro_f1"],
     "accuracy": OF_CLASSES["accuracy"],

@@ -87,7 +87,7 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
         strength = None if probe.fitted is None else probe.fitted.regularization
         recorded = RecordedProbe(probe.left_out, probe.rows, probe.num_train, strength)
     encoded, task = prepared.encoded, prepared.recipe.task
-    sentences = lead(metric, after, outcome.baselines, probe, encoded, task)
+    sentences = lead(metric, outcome.before, after, outcome.baselines, probe, encoded, task)
     return TestRecord(
         lead=tuple(sentences),
         before=outcome.before.metrics,

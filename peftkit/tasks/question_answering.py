@@ -22,10 +22,12 @@ from peftkit.tasks.input_options import InputOption
 from peftkit.tasks.reading.question_columns import OFFER
 from peftkit.tasks.reading.question_remarks import question_remarks
 from peftkit.tasks.reading.question_rows import (
+    START,
     Questions,
     input_question,
     read_answered,
     read_question,
+    with_all_answers,
 )
 from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.score import Score
@@ -71,7 +73,7 @@ class QuestionAnswering(Task):
     overlap: int | None = Field(default=None, ge=0)
     """Number of tokens that neighbouring windows of a context share; 128 if not given, and at most
     half of a window's context."""
-    max_answer_tokens: int = Field(default=30, ge=1)
+    max_answer_tokens: int = Field(default=30, ge=1, le=512)
     """Most tokens of an answer that is given."""
     n_best: int = Field(default=3, ge=1)
     """Number of spans that an answer lists with their scores."""
@@ -99,7 +101,7 @@ class QuestionAnswering(Task):
         return tuple(self.input_options)
 
     def columns_read(self, table: Table) -> Collection[str]:
-        return {*self.columns.values(), self.data.is_impossible, TITLE, "id"}
+        return {*self.columns.values(), self.data.is_impossible, START, TITLE, "id"}
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         return read_answered(values, self.data)
@@ -114,8 +116,8 @@ class QuestionAnswering(Task):
     def key(self, row: Row) -> str:
         return f"{text_key(row.values['context'])}\x1f{text_key(row.values['question'])}"
 
-    def answer_key(self, row: Row) -> str:
-        return "\x1f".join(sorted({text_key(text) for text, _ in row.values["answers"]}))
+    def merged(self, rows: Sequence[Row]) -> Row | None:
+        return with_all_answers(rows)
 
     def group(self, row: Row) -> str:
         return text_key(row.values["context"])  # questions about one context tell about each other
@@ -140,7 +142,7 @@ class QuestionAnswering(Task):
             )
 
     def remarks(self, splits: Splits) -> Iterator[str]:
-        yield from question_remarks(splits)
+        yield from question_remarks(splits, self.has_unanswerable)
 
     def remembering(self, splits: Splits) -> QuestionAnswering:
         """A copy of the task that knows whether the training rows have questions without answer."""
@@ -202,7 +204,8 @@ class QuestionAnswering(Task):
         places = examples.read_at[example][:, 0]
         targets = examples.targets[examples.outputs_of(example)]
         first, last = (places[side > 0].tolist() for side in targets.T)
-        inside = range(first[0], last[0] + 1) if first and last else range(0)
+        whole = bool(first and last)  # otherwise only one end is read in this window
+        inside = range(first[0], last[0] + 1) if whole else (*first, *last)
         tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
         return tuple(
             Piece(f"{' ' * bool(place)}{token}", place in inside)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.data.marked_sentences import COMMENT
+from peftkit.data.marked_sentences import COMMENT, MARK
 from peftkit.data.rows import check_columns
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Prediction
-from peftkit.tasks.reading.entity_marks import ADVICE, marked, read_marks, wrong_marks
+from peftkit.tasks.input_options import PAIR, InputOption
+from peftkit.tasks.reading.entity_marks import ADVICE, ends_inside_words, marked, read_marks
 from peftkit.tasks.reading.labels import number_first, scarce
 from peftkit.tasks.reading.marked_texts import (
     Found,
@@ -35,6 +36,7 @@ from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.reading.text_remarks import text_remarks
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
+from peftkit.wording import has, plural
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -53,6 +55,7 @@ class RelationExtraction(Task):
     offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("official_f1", "micro_f1", "macro_f1", "accuracy")
     decides: ClassVar[bool] = True
+    input_options: ClassVar[Mapping[str, InputOption]] = {"text": PAIR["text"]}
 
     data: MarkedTexts
     """The texts with their entities and relations."""
@@ -116,7 +119,7 @@ class RelationExtraction(Task):
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         text = values.get(self.data.text)
-        if isinstance(text, str) and not wrong_marks(text, "") and self._lacks_places(table):
+        if isinstance(text, str) and MARK.search(text) and self._lacks_places(table):
             found: Found | str = read_marks(text, self.data.text)
         else:
             check_columns(table, self.data.text_columns)
@@ -172,6 +175,7 @@ class RelationExtraction(Task):
                 f'it out, set `--task.data.no-relation "{other}"`'
             )
         yield from scarce(counts)
+        yield from ends_inside_words(splits.train)
         yield from text_remarks([row.values["text"] for row in splits.train], self.data.text)
 
     # Examples
@@ -199,6 +203,9 @@ class RelationExtraction(Task):
                 "raise `--task.max-length`",
             )
         notes = tuple(prefix_notes(base.name, self.prefix))
+        if test.too_long:
+            notes = (*notes, f"{plural(test.too_long, 'test row')} {has(test.too_long)} entities "
+                     "too far apart for `task.max_length`, and no part in the scores")  # fmt: skip
         return Encoded(train, validation, test, head, base.tokenizer.pad_token_id, notes)
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:

@@ -81,6 +81,10 @@ class RowHooks:
         """
         return self.stratum(row)
 
+    def merged(self, rows: Sequence[Row]) -> Row | None:
+        """The row that stands for rows with the same `key`; None if they contradict each other."""
+        return rows[0] if len(set(map(self.answer_key, rows))) == 1 else None
+
     def counted(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
         """The values of each row that the ledger counts in each split, such as its labels."""
         return [(stratum,) for stratum in self.strata(rows)]

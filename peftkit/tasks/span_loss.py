@@ -2,7 +2,8 @@
 
 loss = -(log softmax(s)_i + log softmax(e)_j) / 2                        mean over examples
 
-s, e: start and end logits at the places that are read in the example; i, j: the right ones.
+s, e: start and end logits at the places that are read in the example; i, j: the right ones. An end
+of an answer that is read in another window adds nothing.
 (Devlin et al. 2019, arXiv:1810.04805, section 4.2)
 """
 

@@ -53,7 +53,7 @@ def answer_file(
 
     Args:
         encoding: encoding of the file; empty if unknown.
-        say: called with progress messages if answering takes long.
+        say: called with notes on the file, and with progress messages if answering takes long.
 
     Returns:
         The number of answered rows.
@@ -65,6 +65,8 @@ def answer_file(
     adapter = load(run, base, trust_remote_code, settings)
     task = adapter.recipe.task
     table = task.adapt_inputs(read_table(file, task.source, encoding))
+    for note in table.notes:
+        say(note)
     inputs = read_inputs(table, task)
     answers = [answer.cells() for answer in adapter.predict(inputs, say)]
     try:

@@ -82,7 +82,8 @@ class _Window:
 
 def encode_questions(rows: Sequence[Row], tokenizer: Any, limits: Limits) -> Examples:
     """Encodes all rows as windows. The target of a row is its most frequent answer; without one,
-    and in windows where the answer is not read, it is the place of "no answer".
+    and in windows where the answer is not read, it is the place of "no answer". A window that reads
+    only one end of the answer has no target for the other end.
 
     Args:
         rows: have the values `question`, `context` and, for training, `answers`.
@@ -226,7 +227,8 @@ def _window(
         tokens, places, offsets = (
             np.roll(column, -1, axis=0) for column in (tokens, places, offsets)
         )
-    wanted = [token if token in read else min(token, -1) for token in target]
+    elsewhere = -2 if any(token in read for token in target) else -1
+    wanted = [token if token in read else min(token, elsewhere) for token in target]
     return _Window(ids, types, places, tokens, offsets, tokens[:, None] == wanted)
 
 

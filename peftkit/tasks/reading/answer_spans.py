@@ -10,6 +10,7 @@ Places count characters, that is Unicode code points, from 0.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,13 +43,10 @@ def read_answers(
     given = _pairs(answers, starts, columns)
     if isinstance(given, str):
         return given
-    refused = _truth(impossible)
-    if refused is None and not is_missing(impossible):
-        return f"{columns[2]} is `{impossible}`, neither true nor false"
-    if refused and given:
-        return f"{columns[2]} is true, but there is an answer, {_shown(given[0][0])}"
-    if refused is False and not given:
-        return f"no answer, but {columns[2]} is false"
+    if wrong := _contradiction(given, impossible, columns[2]):
+        return wrong
+    if answers is None and not _truth(impossible):
+        return f"no {columns[0]}; give an empty list if the context has no answer"
     found: list[Gold] = []
     for text, start in given:
         place = _place(text, start, context, columns[1])
@@ -56,6 +54,18 @@ def read_answers(
             return place
         found.append((text, place))
     return tuple(found)
+
+
+def _contradiction(given: Sequence[tuple[Any, Any]], impossible: Any, column: str) -> str:
+    """Says how the answers contradict the cell that tells whether there are some; empty if they do
+    not.
+    """
+    refused = _truth(impossible)
+    if refused is None and not is_missing(impossible):
+        return f"{column} is `{impossible}`, neither true nor false"
+    if refused and given:
+        return f"{column} is true, but there is an answer, {_shown(given[0][0])}"
+    return f"no answer, but {column} is false" if refused is False and not given else ""
 
 
 def unmarked(text: str) -> tuple[str, int]:
@@ -66,14 +76,15 @@ def unmarked(text: str) -> tuple[str, int]:
 
 def _pairs(answers: Any, starts: Any, columns: Sequence[str]) -> list[tuple[Any, Any]] | str:
     """Returns (text, start) of each answer, unchecked; the start is None if there is none."""
-    answers, starts = _parsed(answers), _parsed(starts)
-    column = columns[0]
+    column, starts, nested = columns[0], _parsed(starts), _parsed(answers)
+    if not isinstance(nested, list) or all(isinstance(one, str | Mapping) for one in nested):
+        answers = nested  # `[2010]` is a text
     if isinstance(answers, Mapping):
-        if "text" not in answers:
+        if answers.get("text") is None:
             return f"{column} is an object without `text`"
         answers, starts = answers["text"], answers.get("answer_start")
-    if is_empty(answers):
-        return []
+    if is_missing(answers) or (is_empty(answers) and is_empty(starts)):
+        return []  # with a start, `None` is a text
     if isinstance(answers, str):
         answers, starts = [answers], starts if isinstance(starts, list) else [starts]
     if not isinstance(answers, Sequence):
@@ -121,7 +132,7 @@ def _only_place(text: str, context: str) -> int | str:
     if len(places) == 1:
         return places[0]
     if not places:
-        return f"the answer {_shown(text)} is not in the context"
+        return f"the answer {_shown(text)} is not in the context{_otherwise(text, context)}"
     return f"the context has the answer {_shown(text)} {len(places)} times; give its start"
 
 
@@ -129,7 +140,8 @@ def _elsewhere(text: str, start: int, context: str) -> str:
     """Says where an answer is that is not at its start, and how the start may be counted."""
     places = _places(text, context)
     if not places:
-        return f"the answer {_shown(text)} is not in the context, at {start} or elsewhere"
+        where = f"at {start} or elsewhere{_otherwise(text, context)}"
+        return f"the answer {_shown(text)} is not in the context, {where}"
     for place in places:
         for unit, count in places_in_units(context, place):
             if start == count != place:
@@ -140,6 +152,14 @@ def _elsewhere(text: str, start: int, context: str) -> str:
     nearest = min(places, key=lambda place: abs(place - start))
     from_one = ": the start counts from 1, not from 0" * (nearest == start - 1)
     return f"the answer {_shown(text)} is not at {start}; found at {nearest}{from_one}"
+
+
+def _otherwise(text: str, context: str) -> str:
+    """Says if a context has a text in other letters; empty if it does not."""
+    if text.casefold() in context.casefold():
+        return "; it is there with other upper and lower case"
+    forms = (unicodedata.normalize("NFKC", one) for one in (text, context))
+    return "; it is there in another Unicode form" if next(forms) in next(forms) else ""
 
 
 def _places(text: str, context: str) -> list[int]:

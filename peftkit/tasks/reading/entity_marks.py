@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from peftkit.data.marked_sentences import MARK
 from peftkit.data.rows import Row
 from peftkit.tasks.reading.text_words import Span
 
-MARK = re.compile(r"<(/?)e([12])>")
+LIKE_MARK = re.compile(r"(?:<|\[|&lt;)(/?e[12])(?:>|\]|&gt;)", re.IGNORECASE)
+"""What others write around entities."""
+LONGEST = 300
+"""Most characters of a text in a report."""
+MANY_INSIDE = 0.2
+"""Share of entities that end inside a word above which the ends may be wrong."""
 OVERLAP = "<e1> and <e2> overlap"
 ADVICE = "write <e1>…</e1> around the first entity and <e2>…</e2> around the second"
 
@@ -40,7 +46,9 @@ def wrong_marks(text: str, column: str) -> str:
     """Says which mark is missing, repeated or at a wrong place; empty if none is."""
     marks = [mark[0] for mark in MARK.finditer(text)]
     if not marks:
-        return f"{column} has no marks; {ADVICE}"
+        like = LIKE_MARK.search(text)
+        advice = f"; write `<{like[1].lower()}>` for `{like[0]}`" if like else f"; {ADVICE}"
+        return f"{column} has no marks{advice}"
     for name in ("e1", "e2"):
         for mark in (f"<{name}>", f"</{name}>"):
             if mark not in marks:
@@ -70,6 +78,32 @@ def marked(row: Row) -> str:
     """Returns a row's text with marks around its two entities."""
     text, head, tail = (row.values[name] for name in ("text", "head", "tail"))
     return with_marks(text, head, tail, ("<e1>", "</e1>", "<e2>", "</e2>"))
+
+
+def shown(row: Row) -> str:
+    """Returns `marked(row)`, or of a long text the part around both entities."""
+    text = marked(row)
+    marks = list(MARK.finditer(text))
+    start = max(0, min(marks[0].start() - LONGEST // 4, len(text) - LONGEST))
+    stop = max(start + LONGEST, marks[-1].end())
+    return "… " * (start > 0) + text[start:stop] + " …" * (stop < len(text))
+
+
+def ends_inside_words(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields a note if many entities end inside a word, as they do if ends name the last character.
+    Only Latin letters are looked at, as other scripts may have no spaces.
+    """
+    ends = [
+        row.values["text"][end - 1 : end + 1]
+        for row in rows
+        for _, end in (row.values["head"], row.values["tail"])
+    ]
+    inside = sum(len(pair) == 2 and pair.isascii() and pair.isalnum() for pair in ends)
+    if inside > MANY_INSIDE * len(ends):
+        yield (
+            f"{inside:,} of {len(ends):,} entities end inside a word: an end is "
+            "the place after the last character, not the last character"
+        )
 
 
 def with_marks(text: str, head: Span, tail: Span, marks: Sequence[str]) -> str:

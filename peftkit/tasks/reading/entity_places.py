@@ -81,6 +81,8 @@ def read_place(value: Any, column: str) -> Place | str:
     if not isinstance(found, list | tuple) or len(found) != 2 or not isinstance(text, str):
         return f"{column} has {f'{value!r}':.60}, not a start and an end"
     start, end = found
+    if absent := [name for name, place in (("start", start), ("end", end)) if place is None]:
+        return f"{column} has {f'{value!r}':.60}, without `{absent[0]}`"
     if type(start) is not int or type(end) is not int:
         return f"{column} has {f'{value!r}':.60}, where start and end are not whole numbers"
     return start, end, text
@@ -121,6 +123,8 @@ def _span_in_text(text: str, value: Any, column: str) -> Span | str:
     if isinstance(place, str):
         return place
     outside = _outside(place, column, len(text), "the text of {} characters")
+    if outside and 0 <= place[0] < place[1] <= len(text.encode("utf-8", "surrogatepass")):
+        outside += "; do the places count bytes?"
     ordered = 0 <= place[0] < place[1]
     if wrong := (_other_text(text, place, column) if ordered else "") or outside:
         return wrong
@@ -135,6 +139,8 @@ def _outside(place: Place, column: str, length: int, where: str) -> str:
     start, end, _ = place
     if start == end:
         return f"{column} has the empty span {start} to {end}"
+    if start > end:
+        return f"{column} has {start} to {end}, whose start is after its end"
     if not 0 <= start < end <= length:
         return f"{column} has {start} to {end}, outside {where.format(length)}"
     return ""

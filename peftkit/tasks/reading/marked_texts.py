@@ -144,13 +144,10 @@ def a_row_for_each_pair(table: Table, column: str) -> Table:
     Args:
         column: the column with a list of pairs.
     """
-    rows = [
-        (number, {**values, column: pair})
-        for number, values in table.rows
-        for pair in _pairs(values.get(column))
-    ]
-    empty = sum(not _pairs(values.get(column)) for _, values in table.rows)
-    note = f"{plural(empty, 'row')} of `{table.name}` without a pair in `{column}` are left out"
+    pairs = [(number, values, _pairs(values.get(column))) for number, values in table.rows]
+    rows = [(number, {**values, column: pair}) for number, values, found in pairs for pair in found]
+    empty = sum(not found for _, _, found in pairs)
+    note = f"left out {plural(empty, 'row')} of `{table.name}` without a pair in `{column}`"
     notes = (*table.notes, note) if empty else table.notes
     if table.rows and not rows:
         raise DataError(

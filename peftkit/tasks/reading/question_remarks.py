@@ -13,14 +13,24 @@ FEWEST_ARTICLES = 3
 """Fewest articles of which each could be kept in one split."""
 
 
-def question_remarks(splits: Splits) -> Iterator[str]:
-    """Yields notes about the questions of all splits."""
+def question_remarks(splits: Splits, has_unanswerable: bool | None) -> Iterator[str]:
+    """Yields notes about the questions of all splits.
+
+    Args:
+        has_unanswerable: what the recipe says about them; None if it says nothing.
+    """
     without = {
         name: sum(not row.values["answers"] for row in rows)
         for name, rows in splits.named().items()
     }
     total = len(splits.train)
-    if without["train"]:
+    if without["train"] and has_unanswerable is False:
+        yield (
+            f"{without['train']:,} of {total:,} training questions have no answer in their "
+            "context, but `task.has_unanswerable` is false: the model gives an answer to each; "
+            "leave the field out to choose the score above which an answer is given"
+        )
+    elif without["train"]:
         yield (
             f"{without['train']:,} of {total:,} training questions have no answer in their "
             "context: the model learns to give none"

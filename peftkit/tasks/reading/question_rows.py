@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from peftkit.data.rows import Row
 from peftkit.data.source import Source
 from peftkit.data.squad import TITLE
 from peftkit.errors import RecipeError
 from peftkit.tasks.reading.answer_spans import read_answers, unmarked
 from peftkit.tasks.reading.labels import is_empty
+
+START = "answer_start"
+"""Column that is read if the recipe names none."""
 
 
 class Questions(Source):
@@ -24,7 +29,8 @@ class Questions(Source):
     sets and (flattened) SQuAD files, or one text. Empty if the context has no answer."""
     answer_start: str = ""
     """Column with the place of the answer's first character in the context, from 0, if `answers` is
-    a text. Empty if each answer is once in its context."""
+    a text. If not given, it is the column `answer_start`, or there is none as each answer is once
+    in its context."""
     is_impossible: str = "is_impossible"
     """Column that says whether the context has no answer; it may be missing."""
 
@@ -50,18 +56,36 @@ def read_answered(values: Mapping[str, object], data: Questions) -> dict[str, ob
     """
     read = read_question(values, data)
     if not isinstance(read, str):
-        names = (data.answers, data.answer_start or "answer_start", data.is_impossible)
-        starts = values.get(data.answer_start) if data.answer_start else None
+        names = (data.answers, data.answer_start or START, data.is_impossible)
+        starts = values.get(data.answer_start or START)
         impossible, whole = values.get(data.is_impossible), str(values[data.context])
         answers = read_answers(values.get(data.answers), starts, impossible, whole, names)
         if not isinstance(answers, str):
             shift = len(whole) - len(str(read["context"]))
-            placed = tuple((text, start - shift) for text, start in answers)
+            placed = tuple(_moved(text, start - shift) for text, start in answers)
             title = {TITLE: str(values[TITLE])} if values.get(TITLE) else {}
             return {**read, "answers": placed, **title}
         read = answers
     number = values.get("id")
     return f"question {number}: {read}" if isinstance(number, str | int) else read
+
+
+def with_all_answers(rows: Sequence[Row]) -> Row | None:
+    """Returns the first of some rows with one question and one context, with the right answers of
+    all; None if only some say that the context has an answer.
+    """
+    first, *others = (row.values["answers"] for row in rows)
+    if any(bool(answers) != bool(first) for answers in others):
+        return None
+    more = dict.fromkeys(gold for answers in others for gold in answers if gold not in first)
+    return replace(rows[0], values={**rows[0].values, "answers": (*first, *more)})
+
+
+def _moved(text: str, start: int) -> tuple[str, int]:
+    """Returns an answer and its place, without the byte order marks that are removed from the
+    context.
+    """
+    return (text, start) if start >= 0 else (text[-start:], 0)
 
 
 def input_question(value: Any) -> dict[str, object]:

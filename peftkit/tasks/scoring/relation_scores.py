@@ -19,7 +19,7 @@ from peftkit.metrics.relations import (
     relations_of,
     split_direction,
 )
-from peftkit.tasks.reading.entity_marks import marked
+from peftkit.tasks.reading.entity_marks import shown
 from peftkit.tasks.score import Matrix, Parts, Score, ScoreTable
 from peftkit.tasks.scoring.class_scores import (
     calibration_tables,
@@ -77,7 +77,7 @@ def relation_score(
             *calibration_tables(outputs, expected == predicted, temperature),
         ),
         matrices=(_matrix((*names, no_relation), counts, directed),),
-        mistakes=surest_mistakes(outputs / (temperature or 1.0), expected, rows, labels, marked),
+        mistakes=surest_mistakes(outputs / (temperature or 1.0), expected, rows, labels, shown),
     )
 
 
