@@ -9,7 +9,6 @@ questions` writes the splits.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,13 @@ NORMALIZATIONS: dict[str, Normalization] = {"en": "squad", "zh": "cmrc2018"}
 Row = dict[str, Any]
 
 
-def questions(file: Path) -> list[Row]:
-    """The questions of a SQuAD file, with their contexts."""
-    articles = json.loads(file.read_text(encoding="utf-8"))["data"]
-    return [
-        {**qa, "context": paragraph["context"]}
-        for article in articles
-        for paragraph in article["paragraphs"]
-        for qa in paragraph["qas"]
-    ]
+def questions(folder: Path, seed: int) -> dict[str, list[Row]]:
+    """Split -> the questions that peftkit reads, with their contexts and answers."""
+    from peftkit import QuestionAnswering, Questions
+    from peftkit.data.splits import load_splits
+
+    read, _ = load_splits(QuestionAnswering(data=Questions(path=str(folder), group="title")), seed)
+    return {split: [dict(row.values) for row in rows] for split, rows in read.named().items()}
 
 
 def windows(rows: list[Row], tokenizer: Any) -> tuple[list[Row], list[Row]]:
@@ -58,8 +55,8 @@ def windows(rows: list[Row], tokenizer: Any) -> tuple[list[Row], list[Row]]:
         parts = encoded.sequence_ids(number)
         offsets = encoded["offset_mapping"][number]
         inside = [place for place, part in enumerate(parts) if part == 1]
-        answer = rows[row_number]["answers"][0]
-        start, end = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+        text, start = rows[row_number]["answers"][0]
+        end = start + len(text)
         first, last = 0, 0  # the first token stands for an answer that is not in the window
         if offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end:
             first = max(place for place in inside if offsets[place][0] <= start)
@@ -94,7 +91,7 @@ def answers(rows: list[Row], places: list[Row], starts: Any, ends: Any) -> list[
 def scores(rows: list[Row], given: list[str], language: str) -> dict[str, float]:
     """Mean F1 and exact match."""
     name = NORMALIZATIONS[language]
-    texts = [[answer["text"] for answer in row["answers"]] for row in rows]
+    texts = [[text for text, _ in row["answers"]] for row in rows]
     pairs = list(zip(given, texts, strict=True))
     return {
         "f1": float(np.mean([f1(one, right, name) for one, right in pairs])),
@@ -110,7 +107,7 @@ def train(base: str, method: str, folder: Path, language: str, seed: int, steps:
         steps: most optimizer steps; -1 for all epochs.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    splits = {name: questions(folder / f"{name}.json") for name in ("train", "validation", "test")}
+    splits = questions(folder, seed)
     encoded = {name: windows(rows, tokenizer) for name, rows in splits.items()}
     model: Any = AutoModelForQuestionAnswering.from_pretrained(base)
     if method == "lora":
