@@ -16,7 +16,7 @@ def recipe() -> Recipe:
         base=Base(name_or_path="packaged:multilingual-e5-small"),
         task=TokenClassification(data=data),
         method=LoRA(r=8, lora_alpha=16, target_modules="all-linear"),
-        training=Training(learning_rate=1e-3, num_epochs=5, batch_size=32),
+        training=Training(learning_rate=3e-3, num_epochs=5, batch_size=32),
     )
 
 

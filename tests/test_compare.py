@@ -18,6 +18,7 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 from rich.console import Console
+from scipy.sparse import csr_array
 
 from peftkit import (
     Budget,
@@ -42,7 +43,8 @@ from peftkit.experiments.comparing.verdicts import Estimate, difference, estimat
 from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
 from peftkit.experiments.jobs.own_process import DiedError, run_isolated
 from peftkit.experiments.jobs.queue import Job, JobQueue
-from peftkit.metrics.bootstrap import paired_interval, sums_interval
+from peftkit.metrics import answers
+from peftkit.metrics.bootstrap import paired_interval, score_interval, sums_interval
 from peftkit.metrics.metric import Metric
 from peftkit.metrics.strict_entities import strict_f1
 from peftkit.stages.fitting import choose_trained, fit, inject, load
@@ -141,6 +143,15 @@ class TestVerdicts:
         gap = difference([Parts.of(ours)], [Parts.of(others)], metric)
         assert gap.interval == pytest.approx(paired_interval(ours, others, strict_f1), abs=0.006)
         assert judge(gap, 0.01, metric) == "better"
+
+    def test_a_share_that_is_always_1_has_the_interval_of_its_own_rows(self):
+        """Fifteen rows, of which five are what the score is about."""
+        table = np.array([[1.0, 1.0]] * 5 + [[0.0, 0.0]] * 10)
+        metric = answers.METRICS["no_answer_f1"]
+        assert score_interval(metric, table) == pytest.approx((0.025 ** (1 / 5), 1.0))
+        kinds, counts = np.unique(table, axis=0, return_counts=True)
+        assert score_interval(metric, kinds, counts)[0] == pytest.approx(0.025 ** (1 / 5))
+        assert score_interval(metric, csr_array(table))[0] == pytest.approx(0.025 ** (1 / 5))
 
     def test_of_a_score_that_is_no_mean_five_percent_at_most_are_called_different(self):
         random, called = np.random.default_rng(0), 0

@@ -22,7 +22,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Prediction
 from peftkit.tasks.input_options import PAIR, InputOption
 from peftkit.tasks.reading.entity_marks import ADVICE, ends_inside_words, marked, read_marks
-from peftkit.tasks.reading.labels import number_first, scarce
+from peftkit.tasks.reading.labels import alike, number_first, scarce
 from peftkit.tasks.reading.marked_texts import (
     Found,
     MarkedTexts,
@@ -97,7 +97,9 @@ class RelationExtraction(Task):
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         found = read_entities(values, self.data)
         if isinstance(found, str):
-            return found
+            places = {"head", "tail"} <= set(table.columns) and self._lacks_places(table)
+            options = "`--task.data.head head --task.data.tail tail`"
+            return f"{found}, or give {options}" if places else found
         relation = read_relation(values, self.data, table)
         return relation if isinstance(relation, str) else {**_row(found), **relation}
 
@@ -174,6 +176,10 @@ class RelationExtraction(Task):
                 f"no row has the relation `{none}`; if `{other}` means none, so that scores leave "
                 f'it out, set `--task.data.no-relation "{other}"`'
             )
+        total = sum(counts.values(), Counter())
+        for group in alike(total, lambda _: None):
+            shown = quoted(f"{name}: {plural(total[name], 'row')}" for name in group)
+            yield f"relations that look alike count as separate ones ({shown}); correct one"
         yield from scarce(counts)
         yield from ends_inside_words(splits.train)
         yield from text_remarks([row.values["text"] for row in splits.train], self.data.text)

@@ -54,7 +54,7 @@ def wrong_marks(text: str, column: str) -> str:
             if mark not in marks:
                 return f"{column} has no {mark}"
             if (count := marks.count(mark)) > 1:
-                return f"{column} has {count} times {mark}"
+                return f"{column} has {mark} {count} times"
         if marks.index(f"</{name}>") < marks.index(f"<{name}>"):
             return f"{column} has </{name}> before <{name}>"
     if marks[1] != marks[0].replace("<", "</"):

@@ -13,6 +13,7 @@ from pydantic import model_validator
 from peftkit.data.rows import Table, is_missing
 from peftkit.data.source import Source
 from peftkit.errors import DataError
+from peftkit.metrics.relations import split_direction
 from peftkit.tasks.reading.entity_marks import read_marks
 from peftkit.tasks.reading.entity_places import entity_of, parsed, read_in_text, read_in_words
 from peftkit.tasks.reading.labels import is_empty, label_text
@@ -132,7 +133,8 @@ def read_relation(
         return f"empty {data.relation}"
     if not isinstance(value, str):
         return f"{data.relation} is {type(value).__name__}, not text"
-    relation = value.strip()
+    name, direction = split_direction(value.strip())
+    relation = f"{name}({direction})" if direction else name
     if names and relation not in names and relation not in names.values():
         return f"{data.relation} `{relation[:40]}` is not in label_names"
     return {"relation": names.get(relation, relation)}
