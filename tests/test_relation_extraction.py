@@ -605,15 +605,18 @@ def test_answers_for_texts_and_files(trained, tmp_path, capsys):
     assert "Made(e1,e2)" in capsys.readouterr().out
 
 
-def test_a_file_of_pairs_gets_a_line_for_each_pair(bases, tmp_path):
+def test_a_file_of_pairs_gets_a_line_for_each_pair(bases, tmp_path, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", pair_rows(60))
     done = run(recipe_of(task_of(path, **PAIRS), bases["bert"], max_steps=2), str(tmp_path / "run"))
     rows = [{name: row[name] for name in ("tokens", "entities")} for row in pair_rows(2)]
     for row in rows:
         row["relations"] = [{"head": 0, "tail": 1}, {"head": 1, "tail": 0}]
+    rows.append({**rows[0], "relations": []})
     asked = write_jsonl(tmp_path / "in.jsonl", rows)
     out = tmp_path / "out.csv"
     command_line(["predict", str(done.folder), "--file", str(asked), "--out", str(out)])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"left out 1 row of `{asked}` without a pair in `relations`" in told
     with out.open() as file:
         answers = list(csv.DictReader(file))
     assert [json.loads(row["relations"])["head"] for row in answers] == [0, 1, 0, 1]
