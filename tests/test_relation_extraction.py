@@ -25,13 +25,13 @@ from peftkit.data.splits import load_splits
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.metrics.classification import label_counts
+from peftkit.metrics.relation_direction import split_direction
 from peftkit.metrics.relations import (
     METRICS,
     micro_counts,
     official_entries,
     relation_of_labels,
     relations_of,
-    split_direction,
 )
 from peftkit.reports import confusion
 from peftkit.run import run

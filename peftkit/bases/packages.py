@@ -25,6 +25,7 @@ ALWAYS = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "pandas": "pandas",
+    "nltk": "nltk",
     "psutil": "psutil",
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",

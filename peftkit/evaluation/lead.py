@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from peftkit.data.encoded import Encoded
 from peftkit.evaluation.frozen_probe import ROW
@@ -36,15 +36,15 @@ def lead(
     encoded: Encoded,
     task: Task,
 ) -> list[str]:
-    """One sentence for each baseline that the trained model does not beat by more than chance, and
-    one if it is worse than before training.
+    """One sentence for each baseline that the trained model does not beat by more than chance. If it
+    beats all of them: one if it is worse than before training.
 
     Args:
         metric: the score to report first, from `headline_metric`.
         before, after: the model's score on the test split, before training and after it.
         baselines: name of a baseline -> its scores on the test split.
     """
-    sentences = [_against_before(metric, before, after, task)]
+    sentences = []
     for name, scores in guesses(baselines).items():
         if metric in scores and metric in after.metrics:
             what = f"the {name} of the training rows"
@@ -54,7 +54,7 @@ def lead(
             sentences.append(_against_guess(judged, after, scores[metric], what))
     if probe is not None and probe.fitted is not None:
         sentences.append(_against_probe(metric, after, probe.fitted.score, _rows(probe), task))
-    return list(filter(None, sentences))
+    return list(filter(None, sentences)) or list(_against_before(metric, before, after, task))
 
 
 def guesses(baselines: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -84,14 +84,12 @@ def _against_guess(metric: Metric, after: Score, guess: float, what: str) -> str
     )
 
 
-def _against_before(metric: str, before: Score, after: Score, task: Task) -> str:
-    """A sentence if the trained model's score is worse than before training; else empty."""
-    if metric not in before.metrics or metric not in after.metrics:
-        return ""
-    judged, value, old = task.metric(metric), after.metrics[metric], before.metrics[metric]
-    if not judged.better(old, value):
-        return ""
-    return f"worse than before training: {judged.title} {value:.3f}, before {old:.3f}"
+def _against_before(metric: str, before: Score, after: Score, task: Task) -> Iterator[str]:
+    """Yields a sentence if the trained model's score is worse than before training."""
+    if metric in before.metrics and metric in after.metrics:
+        judged, value, old = task.metric(metric), after.metrics[metric], before.metrics[metric]
+        if judged.better(old, value) and f"{old:.3f}" != f"{value:.3f}":
+            yield f"worse than before training: {judged.title} {value:.3f}, before {old:.3f}"
 
 
 def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:

@@ -16,7 +16,6 @@ false negative of R. Labels without a direction are relations of one direction.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,18 +25,10 @@ from peftkit.metrics.classification import METRICS as OF_CLASSES
 from peftkit.metrics.classification import Counts, Floats, by_label
 from peftkit.metrics.label_sets import micro_f1
 from peftkit.metrics.metric import Metric
+from peftkit.metrics.relation_direction import split_direction
 
-DIRECTION = re.compile(r"\s*\(\s*(e1\s*,\s*e2|e2\s*,\s*e1)\s*\)\s*$", re.IGNORECASE)
 NONE = -1
 """Index of no relation."""
-
-
-def split_direction(label: str) -> tuple[str, str]:
-    """Splits a label into the relation and its direction, `e1,e2` or `e2,e1`; the direction is
-    empty if the label has none.
-    """
-    found = DIRECTION.search(label)
-    return (label[: found.start()], "".join(found[1].lower().split())) if found else (label, "")
 
 
 def relations_of(labels: Iterable[str], no_relation: str) -> tuple[str, ...]:

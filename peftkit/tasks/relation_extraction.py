@@ -9,7 +9,6 @@ markers are tokens of the task, whose embeddings are trained with any method.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,8 +20,8 @@ from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Prediction
 from peftkit.tasks.input_options import PAIR, InputOption
-from peftkit.tasks.reading.entity_marks import ADVICE, ends_inside_words, marked, read_marks
-from peftkit.tasks.reading.labels import alike, number_first, scarce
+from peftkit.tasks.reading.entity_marks import ADVICE, marked, read_marks
+from peftkit.tasks.reading.labels import number_first
 from peftkit.tasks.reading.marked_texts import (
     Found,
     MarkedTexts,
@@ -31,9 +30,9 @@ from peftkit.tasks.reading.marked_texts import (
     read_entities,
     read_relation,
 )
-from peftkit.tasks.reading.relation_columns import OFFER, named_none
+from peftkit.tasks.reading.relation_columns import OFFER
+from peftkit.tasks.reading.relation_remarks import relation_remarks
 from peftkit.tasks.reading.text_keys import text_key
-from peftkit.tasks.reading.text_remarks import text_remarks
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.wording import has, plural
@@ -169,20 +168,7 @@ class RelationExtraction(Task):
                 )
 
     def remarks(self, splits: Splits) -> Iterator[str]:
-        counts = {name: Counter(map(self.stratum, rows)) for name, rows in splits.named().items()}
-        none = self.data.no_relation
-        if none not in counts["train"] and (other := named_none(counts["train"])):
-            yield (
-                f"no row has the relation `{none}`; if `{other}` means none, so that scores leave "
-                f'it out, set `--task.data.no-relation "{other}"`'
-            )
-        total = sum(counts.values(), Counter())
-        for group in alike(total, lambda _: None):
-            shown = quoted(f"{name}: {plural(total[name], 'row')}" for name in group)
-            yield f"relations that look alike count as separate ones ({shown}); correct one"
-        yield from scarce(counts)
-        yield from ends_inside_words(splits.train)
-        yield from text_remarks([row.values["text"] for row in splits.train], self.data.text)
+        yield from relation_remarks(splits, self.data)
 
     # Examples
 

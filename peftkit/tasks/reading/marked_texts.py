@@ -13,7 +13,7 @@ from pydantic import model_validator
 from peftkit.data.rows import Table, is_missing
 from peftkit.data.source import Source
 from peftkit.errors import DataError
-from peftkit.metrics.relations import split_direction
+from peftkit.metrics.relation_direction import split_direction
 from peftkit.tasks.reading.entity_marks import read_marks
 from peftkit.tasks.reading.entity_places import entity_of, parsed, read_in_text, read_in_words
 from peftkit.tasks.reading.labels import is_empty, label_text

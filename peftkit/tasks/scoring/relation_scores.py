@@ -11,13 +11,13 @@ from peftkit.data.ragged import Array
 from peftkit.data.rows import Row
 from peftkit.metrics.classification import classification_scores
 from peftkit.metrics.metric import Metric
+from peftkit.metrics.relation_direction import split_direction
 from peftkit.metrics.relations import (
     NONE,
     micro_counts,
     official_entries,
     relation_of_labels,
     relations_of,
-    split_direction,
 )
 from peftkit.tasks.reading.entity_marks import shown
 from peftkit.tasks.score import Matrix, Parts, Score, ScoreTable
