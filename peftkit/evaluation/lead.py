@@ -36,8 +36,8 @@ def lead(
     encoded: Encoded,
     task: Task,
 ) -> list[str]:
-    """One sentence for each baseline that the trained model does not beat by more than chance. If it
-    beats all of them: one if it is worse than before training.
+    """One sentence for each baseline that the trained model does not beat by more than chance. If
+    it beats all of them: one if it is worse than before training.
 
     Args:
         metric: the score to report first, from `headline_metric`.
