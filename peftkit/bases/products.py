@@ -10,6 +10,7 @@ The library is chosen by the processor and not by a timing, so that a run repeat
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ FEWEST_ROWS = 8
 """Products with fewer rows only read the matrix once; both libraries take equally long."""
 SMALLEST = 2**21
 """Smallest number of multiplications for which oneDNN is called."""
+SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "16"}
+"""Environment variables with the number of kernels that oneDNN and torch keep. Each size of a batch
+has kernels of its own: with the usual number, 1,024, they take hundreds of MB, and are as fast."""
 CPUINFO = Path("/proc/cpuinfo")
 
 _in_use: list[Any] = []
@@ -77,6 +81,8 @@ def _is_amd(cpuinfo: Path) -> bool:
 
 def _registered() -> Any:
     """Replaces torch's kernels of `mm` and `addmm` as long as the returned value is kept."""
+    for name, number in SMALL_CACHES.items():
+        os.environ.setdefault(name, number)  # oneDNN reads it at its first product
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that a kernel is replaced
