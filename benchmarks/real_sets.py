@@ -6,8 +6,8 @@ TABLE is wnut17, semeval, ranking, questions, unanswerable or chinese. It append
 benchmarks/real_sets.jsonl, skips runs that are there, and so continues where it stopped. FOLDER
 holds wnut17/, semeval2010_task8/, xquad/ and banking77/.
 Every run is a process of its own with one CPU thread; `--jobs` run beside each other.
-`unanswerable` takes the questions of `questions` and asks every second one of another paragraph of
-the same article, which has not its answer; it writes the curve of F1 by threshold beside itself.
+`unanswerable` asks every second question of XQuAD about another paragraph of its article, without
+the answer; it also writes the curve of F1 by threshold, as half_answerable_LANGUAGE.svg.
 `chinese` needs no FOLDER: it runs recipes/intents_zh.py and entities_zh.py at two learning rates,
 among which the validation score is to choose.
 """
@@ -181,33 +181,36 @@ def write_questions(name: str, folder: Path) -> None:
 
 
 def write_half_answerable(name: str) -> None:
-    """Asks every second question of each split of another paragraph of its article, in which none
-    of its answers stands, if there is one. Half of the questions then have no answer in their
-    context.
-    """
+    """Writes the questions of XQuAD so that about half have no answer in their context."""
     rng = random.Random(0)
     (WORK / name).mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
         value = json.loads((WORK / HALF[name] / f"{split}.json").read_text(encoding="utf-8"))
         for article in value["data"]:
-            moved: list[tuple[int, Any]] = []
-            for place, paragraph in enumerate(article["paragraphs"]):
-                asked_elsewhere = []
-                for qa in paragraph["qas"][1::2]:
-                    texts = [answer["text"].lower() for answer in qa["answers"]]
-                    others = [
-                        n for n, other in enumerate(article["paragraphs"])
-                        if n != place and not any(t in other["context"].lower() for t in texts)
-                    ]  # fmt: skip
-                    if others:
-                        without = {**qa, "answers": [], "is_impossible": True}
-                        moved.append((rng.choice(others), without))
-                        asked_elsewhere.append(qa)
-                paragraph["qas"] = [qa for qa in paragraph["qas"] if qa not in asked_elsewhere]
-            for place, qa in moved:
-                article["paragraphs"][place]["qas"].append(qa)
+            ask_elsewhere(article["paragraphs"], rng)
         text = json.dumps({**value, "version": "2.0"}, ensure_ascii=False)
         (WORK / name / f"{split}.json").write_text(text, encoding="utf-8")
+
+
+def ask_elsewhere(paragraphs: list[dict[str, Any]], rng: random.Random) -> None:
+    """Moves every second question to another paragraph in which none of its answers stands, if
+    there is one.
+    """
+    kept: list[list[Any]] = [[] for _ in paragraphs]
+    moved: list[list[Any]] = [[] for _ in paragraphs]
+    for place, paragraph in enumerate(paragraphs):
+        for number, qa in enumerate(paragraph["qas"]):
+            texts = [answer["text"].lower() for answer in qa["answers"]]
+            others = [
+                n for n, other in enumerate(paragraphs)
+                if n != place and not any(text in other["context"].lower() for text in texts)
+            ]  # fmt: skip
+            if number % 2 and others:
+                moved[rng.choice(others)].append({**qa, "answers": [], "is_impossible": True})
+            else:
+                kept[place].append(qa)
+    for paragraph, own, foreign in zip(paragraphs, kept, moved, strict=True):
+        paragraph["qas"] = own + foreign
 
 
 def banking_pairs(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:
@@ -299,10 +302,10 @@ def run_one(name: str, method: str, seed: int) -> None:
     record = run(recipe(name, method, seed), str(folder), frozen_probe=name == "intents_zh").record
     assert record is not None
     test = record.test
-    curves = {chart.title: chart for chart in test.charts}
     if name in HALF:
-        svg = picture(curves["F1 by threshold"])
-        (HERE / f"half_answerable_{name.split('-')[1]}.svg").write_text(svg, encoding="utf-8")
+        curve = next(chart for chart in test.charts if chart.title == "F1 by threshold")
+        target = HERE / f"half_answerable_{name.split('-')[1]}.svg"
+        target.write_text(picture(curve), encoding="utf-8")
     print(json.dumps({
         "test": test.after, "before": test.before, "baselines": test.baseline,
         "intervals": test.intervals, "validation": record.training.best_value,

@@ -18,7 +18,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.reading.label_separators import with_label_lists
 from peftkit.tasks.reading.label_sets import NONE, joined, label_set, with_noted_words
-from peftkit.tasks.reading.labels import alike, number_first, scarce, visible
+from peftkit.tasks.reading.labels import alike, number_first, scarce, with_rows
 from peftkit.tasks.reading.multi_label_columns import OFFER
 from peftkit.tasks.score import Score
 from peftkit.tasks.text_task import TextTask
@@ -168,8 +168,8 @@ class MultiLabelClassification(TextTask):
         counts = {name: _counts(rows) for name, rows in splits.named().items()}
         total = sum(counts.values(), Counter[str]())
         for group in alike(total, self.data.number):
-            labels = " and ".join(f"`{visible(one)}` ({total[one]:,} rows)" for one in group)
-            yield f"labels that look alike count as different labels: {labels}; correct one"
+            shown = with_rows(group, total)
+            yield f"labels that look alike count as different labels: {shown}; correct one"
         without = sum(not row.values["labels"] for row in splits.train)
         if without >= MANY_WITHOUT * len(splits.train):
             yield (

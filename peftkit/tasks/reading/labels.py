@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftkit.wording import shortened
@@ -101,6 +101,13 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
     return sorted(several, key=lambda group: -sum(counts[label] for label in group))
 
 
+def with_rows(group: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Names the labels of a group with their numbers of rows: `` `Pos` (50 rows) and `pos` (4 rows)
+    ``.
+    """
+    return " and ".join(f"`{visible(label)}` ({counts[label]:,} rows)" for label in group)
+
+
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
     """Describes, for a message, labels that are measurements; empty if they may be classes.
 
@@ -153,10 +160,7 @@ def label_remarks(
     for split in counts.values():
         total.update(split)
     if groups := alike(total, number):
-        shown = "; ".join(
-            " and ".join(f"`{visible(label)}` ({total[label]:,} rows)" for label in group)
-            for group in groups[:SHOWN]
-        )
+        shown = "; ".join(with_rows(group, total) for group in groups[:SHOWN])
         more = f"; and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
         yield (
             f"labels that look alike count as separate classes: {shown}{more}; "

@@ -62,7 +62,7 @@ def read_answered(values: Mapping[str, object], data: Questions) -> dict[str, ob
         answers = read_answers(values.get(data.answers), starts, impossible, whole, names)
         if not isinstance(answers, str):
             shift = len(whole) - len(str(read["context"]))
-            placed = tuple(_moved(text, start - shift) for text, start in answers)
+            placed = tuple(_without_cut_marks(text, start - shift) for text, start in answers)
             title = {TITLE: str(values[TITLE])} if values.get(TITLE) else {}
             return {**read, "answers": placed, **title}
         read = answers
@@ -81,9 +81,11 @@ def with_all_answers(rows: Sequence[Row]) -> Row | None:
     return replace(rows[0], values={**rows[0].values, "answers": (*first, *more)})
 
 
-def _moved(text: str, start: int) -> tuple[str, int]:
-    """Returns an answer and its place, without the byte order marks that are removed from the
-    context.
+def _without_cut_marks(text: str, start: int) -> tuple[str, int]:
+    """Returns an answer and its place in the context, whose first byte order marks are cut off.
+
+    Args:
+        start: negative if the answer begins with such marks.
     """
     return (text, start) if start >= 0 else (text[-start:], 0)
 

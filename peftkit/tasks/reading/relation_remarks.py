@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from peftkit.data.row_contract import Splits
-from peftkit.errors import quoted
 from peftkit.tasks.reading.entity_marks import ends_inside_words
-from peftkit.tasks.reading.labels import alike, scarce
+from peftkit.tasks.reading.labels import alike, scarce, with_rows
 from peftkit.tasks.reading.marked_texts import MarkedTexts
 from peftkit.tasks.reading.relation_columns import named_none
 from peftkit.tasks.reading.text_remarks import text_remarks
-from peftkit.wording import plural
 
 
 def relation_remarks(splits: Splits, data: MarkedTexts) -> Iterator[str]:
@@ -29,8 +27,8 @@ def relation_remarks(splits: Splits, data: MarkedTexts) -> Iterator[str]:
         )
     total = sum(counts.values(), Counter[str]())
     for group in alike(total, lambda _: None):
-        shown = quoted(f"{name}: {plural(total[name], 'row')}" for name in group)
-        yield f"relations that look alike count as separate ones ({shown}); correct one"
+        shown = with_rows(group, total)
+        yield f"relations that look alike count as different ones: {shown}; correct one"
     yield from scarce(counts)
     yield from ends_inside_words(splits.train)
     yield from text_remarks([row.values["text"] for row in splits.train], data.text)
