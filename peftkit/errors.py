@@ -109,7 +109,9 @@ class MissingPackageError(PeftkitError):
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Returns `did you mean `x`?` with the most similar candidate; empty if none is similar."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    close = [candidate for candidate in folded if candidate.startswith(name.casefold())]
+    if len(name) < 3 or len(close) != 1:  # `relation` is the beginning of `RelationExtraction`
+        close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     if not close and len(name) > 1:  # `f1` for `macro_f1`
         close = [candidate for candidate in folded if name.casefold() in candidate.split("_")]
     return f"did you mean `{folded[close[0]]}`?" if close else ""

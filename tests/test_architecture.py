@@ -180,16 +180,16 @@ def test_exported_names():
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 
 
-def test_import_loads_nothing_heavy_and_is_quick():
+def test_import_loads_nothing_heavy():
     code = (
-        "import sys, time; start = time.process_time(); import peftkit;"
+        "import sys, peftkit;"
         "heavy = {'torch', 'numpy', 'transformers', 'peft', 'datasets'} & set(sys.modules);"
-        "print(time.process_time() - start, sorted(heavy))"
+        "print(len(sys.modules), sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, heavy = done.stdout.split(maxsplit=1)
+    modules, heavy = done.stdout.split(maxsplit=1)
     assert heavy.strip() == "[]"
-    assert float(seconds) < 0.5
+    assert int(modules) < 500  # pydantic and the standard library
 
 
 def test_every_field_of_a_recipe_is_documented():

@@ -13,7 +13,9 @@ from scipy.special import softmax
 import peftkit as pk
 from peftkit.adapters.verifying import verify
 from peftkit.metrics.calibration import BINS, expected_calibration_error, fit_temperature
+from peftkit.reports.receipt import folded
 from peftkit.run import run
+from peftkit.tasks.scoring.class_scores import TEMPERATURE_FAILS, calibration_tables
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
@@ -43,6 +45,16 @@ def test_rows_that_are_all_right_do_not_make_a_model_certain():
     logits = np.eye(3)[expected] * 8 + rng.normal(size=(60, 3))
     p = softmax(logits / fit_temperature(logits, expected), axis=1)[np.arange(60), expected]
     assert p.mean() == pytest.approx(61 / 63, abs=0.02)
+
+
+@pytest.mark.parametrize(("temperature", "worse"), [(0.2, True), (3.0, False)])
+def test_a_receipt_says_if_the_temperature_makes_probabilities_worse(temperature, worse):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 5)).astype(np.float32) * 4  # a model that is too certain
+    right = rng.random(400) < 0.3
+    [table] = calibration_tables(logits, right, temperature)
+    assert (table.rows[1][1] > table.rows[0][1]) == worse
+    assert folded(table).selection == (TEMPERATURE_FAILS if worse else "")
 
 
 def test_a_run_calibrates_and_answers_with_it(make_recipe, tmp_path):

@@ -12,7 +12,7 @@ import peftkit as pk
 from peftkit.bases.opening import open_base
 from peftkit.cli.main import command_line
 from peftkit.deploy.merging.folding import merge
-from peftkit.errors import BaseModelError, MethodError, PeftkitError
+from peftkit.errors import BaseModelError, MethodError, PeftkitError, did_you_mean
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from tests.conftest import code_of_card
@@ -155,6 +155,19 @@ def test_architectures_without_what_a_method_needs_are_refused_before_loading(
 ):
     with pytest.raises(PeftkitError, match=reason):
         prepare(make_recipe(method, base))
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "guess"),
+    [
+        ("relation", ["Translation", "RelationExtraction"], "RelationExtraction"),
+        ("text", ["TextClassification", "TextRegression"], ""),  # which one?
+        ("f1", ["accuracy", "macro_f1"], "macro_f1"),
+        ("loora", ["LoRA", "DoRA"], "LoRA"),
+    ],
+)
+def test_a_guess_at_what_was_meant(name, names, guess):
+    assert did_you_mean(name, names) == (f"did you mean `{guess}`?" if guess else "")
 
 
 def test_did_you_mean_for_fields_and_kinds_of_peft():

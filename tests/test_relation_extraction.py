@@ -208,9 +208,9 @@ TEXT = "Café 😀 Ada lives in Zürich"
         ('{"start": 7, "end": 10, "text": "Ada"}', {"start": 20, "end": 26}, None),
         ([11, 14], {"start": 24, "end": 31, "text": "Zürich"}, "tail counts bytes, not characters"),
         ({"start": 8, "end": 11, "text": "Ada"}, [20, 26], "head counts UTF-16 units, not"),
-        ({"start": 7, "end": 9, "text": "Ada"}, [20, 26], "has its end at the last character"),
+        ({"start": 7, "end": 9, "text": "Ada"}, [20, 26], "head ends at the last character; give"),
         ({"start": 0, "end": 3, "text": "Ada"}, [20, 26],
-         "head is `Caf` at 0 to 3, not `Ada`; it is at 7 to 10"),
+         "head has 0 to 3, which is `Caf` in the text, not `Ada`; it is at 7 to 10"),
         ([7, 10], [20, 99], "tail has 20 to 99, outside the text of 26 characters"),
         ([7, 10], [21, 27], "outside the text of 26 characters; do the places count bytes?"),
         ([10, 7], [20, 26], "head has 10 to 7, whose start is after its end"),
@@ -242,7 +242,7 @@ def test_places_in_words():
     assert (
         read_in_words(words, [0, 1], wrong, names) == "tail is the words `New`, and not `New York`"
     )
-    assert "outside the list of 6 words" in read_in_words(words, [0, 1], [3, 9], names)
+    assert "outside the text of 6 words" in read_in_words(words, [0, 1], [3, 9], names)
     assert "overlap" in read_in_words(words, [3, 5], [4, 6], names)
 
 

@@ -184,8 +184,8 @@ def test_a_span_that_cannot_be_used_is_named(tmp_path, spans, told):
 @pytest.mark.parametrize(
     ("start", "end", "told"),
     [
-        (6, 12, "counts bytes; give places in characters"),
-        (3, 5, "counts UTF-16 units; give places in characters"),
+        (6, 12, "counts bytes, not characters, for `北京`"),
+        (3, 5, "counts UTF-16 units, not characters, for `北京`"),
         (2, 3, "ends at the last character; give the place after it"),
         (3, 4, "counts from 1 to the last character"),
         (3, 5, "counts characters from 1; give places from 0"),

@@ -122,7 +122,7 @@ def folded(table: ScoreTable) -> Folded:
     """
     title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
-        return Folded(title, columns, rows, (), "")
+        return Folded(title, columns, rows, (), table.note)
     if "f1" in columns:
         f1 = columns.index("f1")
         support = columns.index("support") if "support" in columns else None

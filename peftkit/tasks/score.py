@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Marked:
+class PassagePart:
     """A piece of a text, and which answers it is in."""
 
     text: str
@@ -40,7 +40,7 @@ class Mistake:
     """Probability of the predicted answer; None if the model gives none."""
     error: float | None = field(default=None, metadata=IF_SET)
     """The predicted number minus the expected one; None if the answer is no number."""
-    passage: tuple[Marked, ...] | None = field(default=None, metadata=IF_SET)
+    passage: tuple[PassagePart, ...] | None = field(default=None, metadata=IF_SET)
     """The passage that the answers are taken from, in pieces; None if they are not."""
 
 
@@ -89,6 +89,8 @@ class ScoreTable:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int, ...], ...]
+    note: str = field(default="", metadata=IF_SET)
+    """A sentence above the table."""
 
 
 @dataclass(frozen=True)

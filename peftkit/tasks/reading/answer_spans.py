@@ -16,12 +16,12 @@ from typing import Any
 
 from peftkit.data.rows import is_empty, is_missing
 from peftkit.tasks.reading.entity_places import parsed
-from peftkit.tasks.reading.other_units import places_in_units
+from peftkit.tasks.reading.spans import places_in_units
 from peftkit.wording import plural, shortened
 
 Gold = tuple[str, int]
 """An answer, and the index of its first character in the context."""
-MARK = "\ufeff"
+BYTE_ORDER_MARK = "\ufeff"
 """Byte order mark, which some files have at the beginning of a text."""
 LONGEST = 40
 """Longest answer in a message, in characters."""
@@ -70,7 +70,7 @@ def _contradiction(given: Sequence[tuple[Any, Any]], impossible: Any, column: st
 
 def unmarked(text: str) -> tuple[str, int]:
     """Returns a text without byte order marks at its beginning, and their number."""
-    stripped = text.lstrip(MARK)
+    stripped = text.lstrip(BYTE_ORDER_MARK)
     return stripped, len(text) - len(stripped)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftkit.data.rows import is_missing
 from peftkit.tasks.reading.entity_marks import overlap, trimmed
-from peftkit.tasks.reading.other_units import read_in_units
+from peftkit.tasks.reading.spans import wrong_bounds, wrong_span
 from peftkit.tasks.reading.tagged_words import wrong_words
 from peftkit.tasks.reading.text_words import Span, joined
 
@@ -52,8 +52,8 @@ def read_in_words(
         place = read_place(value, column)
         if isinstance(place, str):
             return place
-        if wrong := _outside(place, column, len(words), "the list of {} words"):
-            return wrong
+        if wrong := wrong_bounds(*place[:2], len(words), "word"):
+            return f"{column} {wrong}"
         found = joined(words[place[0] : place[1]])[0]
         if place[2] and _spaceless(place[2]) != _spaceless(found):
             return f"{column} is the words `{found[:40]}`, and not `{place[2][:40]}`"
@@ -122,46 +122,12 @@ def _span_in_text(text: str, value: Any, column: str) -> Span | str:
     place = read_place(value, column)
     if isinstance(place, str):
         return place
-    outside = _outside(place, column, len(text), "the text of {} characters")
-    if outside and 0 <= place[0] < place[1] <= len(text.encode("utf-8", "surrogatepass")):
-        outside += "; do the places count bytes?"
-    ordered = 0 <= place[0] < place[1]
-    if wrong := (_other_text(text, place, column) if ordered else "") or outside:
-        return wrong
+    if wrong := wrong_span(text, *place):
+        return f"{column} {wrong}"
     span = trimmed(text, place[:2])
     if span[0] == span[1]:
         return f"{column} is {place[0]} to {place[1]}, where the text has only white space"
     return span
-
-
-def _outside(place: Place, column: str, length: int, where: str) -> str:
-    """Says why a place is not in a text or list of some length; empty if it is."""
-    start, end, _ = place
-    if start == end:
-        return f"{column} has the empty span {start} to {end}"
-    if start > end:
-        return f"{column} has {start} to {end}, whose start is after its end"
-    if not 0 <= start < end <= length:
-        return f"{column} has {start} to {end}, outside {where.format(length)}"
-    return ""
-
-
-def _other_text(text: str, place: Place, column: str) -> str:
-    """Says what the row's own text of an entity shows to be wrong about its place; empty if it
-    agrees, or is not given.
-    """
-    start, end, given = place
-    found, given = text[start:end], given.strip()
-    if not given or found.strip() == given:
-        return ""
-    is_at = text.find(given)
-    right = f"; it is at {is_at} to {is_at + len(given)}" if text.count(given) == 1 else ""
-    for unit, part in read_in_units(text, start, end):
-        if part == given:
-            return f"{column} counts {unit}, not characters, for `{given[:40]}`{right}"
-    if text[start : end + 1].strip() == given:
-        return f"{column} has its end at the last character of `{given[:40]}`, not after it"
-    return f"{column} is `{found[:40]}` at {start} to {end}, not `{given[:40]}`{right}"
 
 
 def _overlapping(spans: Sequence[Span], columns: tuple[str, str, str]) -> str:

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from peftkit.metrics.entities import split_tag
-from peftkit.tasks.reading.marked_spans import marked_spans
 from peftkit.tasks.reading.tag_schemes import write_tags
 from peftkit.tasks.reading.text_words import snapped, words_of
+from peftkit.tasks.reading.typed_spans import typed_spans
 from peftkit.wording import plural
 
 
@@ -52,7 +52,7 @@ def read_spans(
     read = read_text(text, columns[0])
     if isinstance(read, str):
         return read
-    marked = marked_spans(spans, text, columns[1])
+    marked = typed_spans(spans, text, columns[1])
     if isinstance(marked, str):
         return marked
     if unknown := [kind for *_, kind in marked if names and kind not in names]:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from peftkit.data.column_looks import Column, inspect_columns
 from peftkit.data.rows import Table, folded_name
 from peftkit.tasks.offers import Fit, Offer, Reading
-from peftkit.tasks.reading.marked_spans import are_spans
 from peftkit.tasks.reading.tagged_words import wrong_labels, wrong_words
+from peftkit.tasks.reading.typed_spans import are_spans
 
 FITTING = 0.9
 """Least share of the rows that must have a label for each word, or spans; the others may be

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 WORST_MISTAKES = 20
+TEMPERATURE_FAILS = (
+    "The temperature, chosen on the validation rows, makes the probabilities of these rows worse. "
+    "It needs more validation rows."
+)
+"""Note on a table of calibration errors."""
 
 
 def class_score(
@@ -81,13 +86,14 @@ def calibration_tables(
     """
     if temperature is None:
         return ()
-    rows = []
+    rows: list[tuple[str, float, float, float]] = []
     for name, divisor in (("as trained", 1.0), (f"temperature {temperature:.2f}", temperature)):
         chosen = softmax(outputs / divisor).max(axis=1).astype(np.float64)
         error = expected_calibration_error(chosen, right.astype(np.float64))
         rows.append((name, error, float(chosen.mean()), float(right.mean())))
     columns = ("probabilities", "expected calibration error", "mean probability", "accuracy")
-    return (ScoreTable("Calibration", columns, tuple(rows)),)
+    note = TEMPERATURE_FAILS if rows[1][1] > rows[0][1] else ""
+    return (ScoreTable("Calibration", columns, tuple(rows), note),)
 
 
 def target_losses(outputs: Outputs, expected: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from peftkit.tasks.score import Marked
+from peftkit.tasks.score import PassagePart
 from peftkit.tasks.scoring.span_decoding import Span
 
 AROUND = 90
@@ -17,7 +17,7 @@ LEFT_OUT = " … "
 
 def marked_passage(
     context: str, expected: tuple[str, int] | None, predicted: Span | None
-) -> tuple[Marked, ...]:
+) -> tuple[PassagePart, ...]:
     """Returns the pieces of a passage around two answers.
 
     Args:
@@ -31,7 +31,7 @@ def marked_passage(
         spans["predicted"] = range(predicted.start, predicted.end)
     if not spans:
         rest = LEFT_OUT if len(context) > UNMARKED else ""
-        return (Marked(context[:UNMARKED] + rest),)
+        return (PassagePart(context[:UNMARKED] + rest),)
     shown = sorted((max(0, s.start - AROUND), min(len(context), s.stop + AROUND))
                    for s in spans.values())  # fmt: skip
     return tuple(_pieces(context, _merged(shown), spans))
@@ -50,17 +50,17 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _pieces(
     context: str, shown: list[tuple[int, int]], spans: dict[str, range]
-) -> Iterator[Marked]:
+) -> Iterator[PassagePart]:
     done = 0
     for start, end in shown:
         if start > done:
-            yield Marked(LEFT_OUT)
+            yield PassagePart(LEFT_OUT)
         borders = {start, end, *(at for s in spans.values() for at in (s.start, s.stop))}
         cuts = sorted(at for at in borders if start <= at <= end)
         for begin, stop in pairwise(cuts):
             inside = [kind for kind, span in spans.items() if begin in span]
             kind = "both" if len(inside) == 2 else inside[0] if inside else "neither"
-            yield Marked(context[begin:stop], kind)  # type: ignore[arg-type]
+            yield PassagePart(context[begin:stop], kind)  # type: ignore[arg-type]
         done = end
     if done < len(context):
-        yield Marked(LEFT_OUT)
+        yield PassagePart(LEFT_OUT)
