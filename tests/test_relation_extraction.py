@@ -90,16 +90,16 @@ def test_a_semeval_file_has_a_row_for_each_sentence(tmp_path):
         b'3\t"<e1>a</e1> <e2>b</e2>"\nOther'
     )
     table = read_file(path)
-    assert table.columns == ("text", "relation", "comment")
+    assert table.columns == ("id", "text", "relation", "comment")
     assert [number for number, _ in table.rows] == [1, 5, 8]
     assert table.unit == "line"
     assert table.rows[0][1] == {
-        "text": 'A <e1>cup</e1> of <e2>tea</e2>, "she" said.',
+        "id": "1", "text": 'A <e1>cup</e1> of <e2>tea</e2>, "she" said.',
         "relation": "Content-Container(e2,e1)", "comment": "odd",
     }  # fmt: skip
     blind = tmp_path / "test.txt"
     blind.write_text('1\t"<e1>a</e1> <e2>b</e2>"\n2\t"<e1>a</e1> <e2>c</e2>"\n')
-    assert read_file(blind).columns == ("text",)
+    assert read_file(blind).columns == ("id", "text")
     with pytest.raises(DataError, match="has no column `relation`"):
         load_splits(task_of(blind), 0)
 

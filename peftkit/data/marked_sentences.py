@@ -5,9 +5,9 @@
     Comment: an assembly is assembled                                    may be absent
                                                                          a blank line
 
-The columns are `text`, `relation` and `comment`. A file whose sentences have no relations, such as
-the one that was given out for the test, has the column `text` only. Each row is a sentence, and its
-number is that of its first line.
+The columns are `id` (the sentence's number), `text`, `relation` and `comment`. A file whose
+sentences have no relations, such as the one that was given out for the test, has `id` and `text`
+only. Each row is a sentence, and its number is that of its first line.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.text_files import is_decoded
 
-SENTENCE = re.compile(r'\d+\t"?(.*?)"?\s*')
+SENTENCE = re.compile(r'(\d+)\t"?(.*?)"?\s*')
 MARK = re.compile(r"<(/?)e([12])>")
 """A mark before or after an entity: the slash if it is after it, and the entity's number."""
+NUMBER = "id"
+"""Column with the number of the sentence."""
 COMMENT = "comment"
 """Column with what the annotators noted."""
 NOTED = "comment:"
@@ -39,12 +41,12 @@ def read_marked_sentences(path: Path, text: str, encoding: str) -> Table:
         if wrong := _fault(lines, labelled, encoding):
             malformed.append(Malformed(number, wrong))
             continue
-        values: dict[str, object] = {"text": _sentence(lines)}
+        values: dict[str, object] = _sentence(lines)
         if labelled:
             values["relation"] = _relations(lines)[0]
             values[COMMENT] = _comment(lines)
         rows.append((number, values))
-    columns = ("text", "relation", COMMENT) if labelled else ("text",)
+    columns = (NUMBER, "text", "relation", COMMENT) if labelled else (NUMBER, "text")
     return Table(str(path), columns, tuple(rows), tuple(malformed), "line")
 
 
@@ -82,10 +84,11 @@ def _fault(lines: Sequence[str], labelled: bool, encoding: str) -> str:
     return "sentence without a relation" if labelled and not relations else ""
 
 
-def _sentence(lines: Sequence[str]) -> str:
+def _sentence(lines: Sequence[str]) -> dict[str, object]:
+    """Returns a sentence with its number."""
     found = SENTENCE.fullmatch(lines[0])
     assert found is not None
-    return found[1].strip()
+    return {NUMBER: found[1], "text": found[2].strip()}
 
 
 def _relations(lines: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.data.marked_sentences import COMMENT, MARK
+from peftkit.data.marked_sentences import COMMENT, MARK, NUMBER
 from peftkit.data.rows import check_columns
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.metrics.metric import Metric
@@ -81,7 +81,7 @@ class RelationExtraction(Task):
         return {**self.data.text_columns, **of_pair}
 
     def columns_read(self, table: Table) -> Collection[str]:
-        return {*self.columns.values(), COMMENT}
+        return {*self.columns.values(), COMMENT, NUMBER}
 
     def adapt_tables(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
         column = self.data.pairs
