@@ -468,9 +468,13 @@ class TestBadInputThroughPrepare:
 
 class TestRougeL:
     def of(self, expected: list[str], written: list[str]) -> float:
-        from peftkit.metrics.rouge import ROUGE_L
+        from peftkit.metrics.metric import Written
+        from peftkit.metrics.rouge import ROUGE
 
-        return float(ROUGE_L.statistic(ROUGE_L.parts(expected, written).sum(axis=0)))
+        pairs = zip(written, expected, strict=True)
+        texts = [Written(text, (right,)) for text, right in pairs]
+        metric = ROUGE["rouge_l"]
+        return float(metric.statistic(metric.parts(texts).sum(axis=0)))
 
     def test_by_hand(self):
         """the cat sat / the cat ran: 2 of 3 words in order, both ways."""

@@ -10,14 +10,21 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 
 import peftkit as pk
 from peftkit.adapters.loading import open_adapter
 from peftkit.deploy.rewinding.rewind import rewind
 from peftkit.errors import DataError
+from peftkit.evaluation.writing import with_references
+from peftkit.metrics.bleu import bleu_metric
 from peftkit.metrics.chrf import CHRF_SCORE
 from peftkit.metrics.classification import label_counts, macro_f1, weighted_f1
+from peftkit.metrics.exact_number import EXACT_NUMBER
+from peftkit.metrics.metric import Written
+from peftkit.metrics.rouge import NAMES, ROUGE
+from peftkit.metrics.written_texts import SHARES, WRITTEN
 from peftkit.reports.run_record import read_run
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
@@ -25,19 +32,112 @@ from peftkit.tasks.score import Parts
 from tests.conftest import call_forked, run_in_two_processes, write_jsonl
 from tests.tiny_translator import pairs, save_translator
 
-TEXTS = st.lists(st.tuples(st.text("ab é中 .", max_size=12), st.text("ab é中 .", max_size=12)),
-                 min_size=1, max_size=6)  # fmt: skip
+ALPHABET = "ab é中文 .,"
+TEXTS = st.lists(
+    st.tuples(
+        st.text(ALPHABET, max_size=12),
+        st.lists(st.text(ALPHABET, max_size=12), min_size=1, max_size=3),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+"""Written texts with their references."""
+
+
+def written_texts(texts):
+    """The texts, and sacrebleu's form of them: written texts, and streams of references."""
+    most = max(len(references) for _, references in texts)
+    streams = [[r[n] if n < len(r) else None for _, r in texts] for n in range(most)]
+    return [Written(text, tuple(r)) for text, r in texts], [text for text, _ in texts], streams
 
 
 @settings(max_examples=30, deadline=None)
 @given(TEXTS)
 def test_chrf_is_sacrebleus(texts):
-    expected, written = map(list, zip(*texts, strict=True))
-    table = CHRF_SCORE.parts(expected, written)
+    found, written, references = written_texts(texts)
+    table = CHRF_SCORE.parts(found)
     assert table.shape == (len(texts), 18)
-    whole = sacrebleu.corpus_chrf(written, [expected]).score / 100
+    whole = sacrebleu.corpus_chrf(written, references).score / 100
     assert CHRF_SCORE.statistic(table.sum(axis=0)) == pytest.approx(whole, abs=1e-12)
     assert CHRF_SCORE.statistic(table).shape == (len(texts),)
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "zh", "char"])
+@settings(max_examples=30, deadline=None)
+@given(TEXTS)
+def test_bleu_is_sacrebleus(tokenizer, texts):
+    metric = bleu_metric(tokenizer)
+    found, written, references = written_texts(texts)
+    table = metric.parts(found)
+    whole = sacrebleu.corpus_bleu(written, references, tokenize=tokenizer, force=True).score / 100
+    assert metric.statistic(table.sum(axis=0)) == pytest.approx(whole, abs=1e-12)
+    assert metric.statistic(table).shape == (len(texts),)
+
+
+def test_signatures_are_sacrebleus():
+    texts = [Written("a b", ("a b", "a c")), Written("a", ("a", "b"))]
+    for metric, theirs in (
+        (bleu_metric("zh"), sacrebleu.BLEU(tokenize="zh")), (CHRF_SCORE, sacrebleu.CHRF()),
+    ):  # fmt: skip
+        theirs.corpus_score(["a b", "a"], [["a b", "a"], ["a c", "b"]])
+        assert with_references(metric.signature, texts) == str(theirs.get_signature())
+
+
+def test_rouge_is_rouge_scores_and_the_best_reference_counts():
+    """In English; other scripts are in TestRougeL."""
+    references = ("the cat sat on the mat", "a dog lay there")
+    text = "the dog sat on a mat there"
+    scorer = RougeScorer(list(NAMES.values()))
+    for name, kind in NAMES.items():
+        best = max(scorer.score(reference, text)[kind].fmeasure for reference in references)
+        metric = ROUGE[name]
+        assert metric.statistic(metric.parts([Written(text, references)])[0]) == best
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "source", "odd"),
+    [
+        ("fine words", "right words", "a source", ""),
+        (" ... ", "right words", "a source", "empty"),
+        ("A source!", "right words", "a source", "copied"),
+        ("a source", "A source", "a source", ""),  # the right answer
+        ("", "right", "", "empty"),
+        ("a b c d a b c d a b c d", "right", "a source", "repeating"),
+        ("a b c d a b c d", "right", "a source", ""),
+        ("我爱你们我爱你们我爱你们", "right", "a source", "repeating"),
+        ("do re mi fa " * 3, "do re mi fa " * 4, "sing", ""),
+    ],
+)
+def test_odd_texts_are_counted(text, reference, source, odd):
+    for name, metric in SHARES.items():
+        [(value, weight)] = metric.parts([Written(text, ("other words", reference), source)])
+        assert (value, weight) == (float(name == odd), 1.0)
+
+
+def test_the_ratio_of_lengths_is_best_at_one():
+    metric = WRITTEN["length_ratio"]
+    texts = [Written("a b c", ("a", "a b c d")), Written("a", ("a b",))]
+    assert metric.statistic(metric.parts(texts).sum(axis=0)) == pytest.approx(4 / 6)
+    assert metric.best([0.0, 0.4, 0.9, 1.2, 3.0]) == 0.9
+    assert not metric.better(2.0, 0.5)
+    assert not metric.better(0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ("so 6 * 3 = 18 #### 18", "#### 18", True),
+        ("#### $1,000.00", "#### 1000", True),
+        ("#### 18 no, #### 19.", "#### 19", True),
+        ("the answer is 18", "#### 18", False),
+        ("#### -4", "#### 4", False),
+        ("#### 0.5", "#### .5", True),
+        ("", "#### 4", False),
+        ("####", "####", False),
+    ],
+)
+def test_the_number_after_the_mark_counts(text, reference, right):
+    [(value, _)] = EXACT_NUMBER.parts([Written(text, ("#### 7", reference))])
+    assert value == right
 
 
 @settings(max_examples=30, deadline=None)

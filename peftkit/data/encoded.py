@@ -194,6 +194,8 @@ class Prompt:
     expected: str
     """The row's own answer to the prompt, with which the model's answer is compared."""
     input_ids: npt.NDArray[np.int64]
+    others: tuple[str, ...] = ()
+    """Further right answers."""
 
 
 @dataclass(frozen=True)

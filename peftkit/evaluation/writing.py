@@ -7,10 +7,13 @@ from dataclasses import replace
 
 from peftkit.data.encoded import Encoded, Prompt
 from peftkit.errors import DataError
-from peftkit.metrics.metric import TextMetric
-from peftkit.tasks.score import Parts, Score
+from peftkit.metrics.metric import TextMetric, Written
+from peftkit.tasks.score import Parts, Score, ScoreTable
 from peftkit.tasks.task import Task
 from peftkit.wording import plural
+
+SIGNATURES = "How written texts are scored"
+"""Title of the table of signatures."""
 
 
 def with_text_scores(
@@ -22,21 +25,34 @@ def with_text_scores(
     Args:
         written: the model's text after each prompt.
     """
-    expected = [prompt.expected for prompt in prompts]
-    parts = {}
+    texts = [
+        Written(text, (prompt.expected, *prompt.others), prompt.text)
+        for prompt, text in zip(prompts, written, strict=True)
+    ]
+    parts, signatures = {}, []
     for name in task.writing.scores if task.writing else ():
         metric = task.metric(name)
         if not isinstance(metric, TextMetric):
             raise TypeError(f"{task.kind()}.metric({name!r}) is no TextMetric")
-        if len(written) >= metric.least:
-            parts[name] = Parts.of(metric.parts(expected, written))
+        if len(texts) >= max(metric.least, 1):
+            parts[name] = Parts.of(metric.parts(texts))
+            if metric.signature:
+                signatures.append((metric.title, with_references(metric.signature, texts)))
     added = Score.of(task.metric, parts)
+    tables = (ScoreTable(SIGNATURES, ("score", "signature"), tuple(signatures)),) * bool(signatures)
     return replace(
         score,
         metrics={**score.metrics, **added.metrics},
         intervals={**score.intervals, **added.intervals},
         parts={**score.parts, **added.parts},
+        tables=(*score.tables, *tables),
     )
+
+
+def with_references(signature: str, texts: Sequence[Written]) -> str:
+    """Adds the number of references to a signature, as sacrebleu writes it."""
+    counts = {len(text.references) for text in texts}
+    return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{signature}"
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:

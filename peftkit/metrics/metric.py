@@ -54,11 +54,24 @@ class Metric:
         return max(values, key=self.goodness)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A text that a model wrote, and what was expected."""
+
+    text: str
+    references: tuple[str, ...]
+    """The right texts, one or more."""
+    source: str = ""
+    """The text that the model was given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextMetric(Metric):
-    """A score that compares written texts with the expected ones."""
+    """A score of written texts."""
 
-    parts: Callable[[Sequence[str], Sequence[str]], Floats] = field(compare=False)
-    """Function (expected texts, written texts) -> what each text adds to the sums, (texts, k)."""
+    parts: Callable[[Sequence[Written]], Floats] = field(compare=False)
+    """Function written texts -> what each text adds to the sums, (texts, k)."""
     least: int = 1
     """Fewest texts to compute the score from; with fewer, it would mean little."""
+    signature: str = field(default="", compare=False)
+    """How the score is computed, for reports: the package, its version and its settings."""

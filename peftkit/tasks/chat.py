@@ -82,9 +82,9 @@ class Chat(Task):
 
     def metric(self, name: str) -> Metric:
         from peftkit.metrics.language import METRICS
-        from peftkit.metrics.rouge import ROUGE_L
+        from peftkit.metrics.rouge import ROUGE
 
-        return {**METRICS, "rouge_l": ROUGE_L}.get(name) or super().metric(name)
+        return {**METRICS, **ROUGE}.get(name) or super().metric(name)
 
     @property
     def command(self) -> Literal["predict", "chat"]:
