@@ -34,12 +34,14 @@ from peftkit.methods.top_layers import TopLayers
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
+from peftkit.tasks.generative_answering import Answered, GenerativeAnswering
 from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
 from peftkit.tasks.question_answering import QuestionAnswering
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.reading.marked_texts import MarkedTexts
 from peftkit.tasks.reading.question_rows import Questions
 from peftkit.tasks.relation_extraction import RelationExtraction
+from peftkit.tasks.summarization import Documents, Summarization
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.tasks.text_pair_scoring import ScoredPairs, TextPairScoring
@@ -60,6 +62,7 @@ __all__ = [
     "EVA",
     "IA3",
     "AdaLoRA",
+    "Answered",
     "Base",
     "BitFit",
     "BottleneckAdapter",
@@ -68,8 +71,10 @@ __all__ = [
     "Conversations",
     "Data",
     "DoRA",
+    "Documents",
     "FullFineTuning",
     "Generation",
+    "GenerativeAnswering",
     "HeadOnly",
     "LabelSets",
     "LayerNormTuning",
@@ -92,6 +97,7 @@ __all__ = [
     "RelationExtraction",
     "ScoredPairs",
     "Source",
+    "Summarization",
     "TaggedWords",
     "Task",
     "TextClassification",

@@ -168,14 +168,15 @@ def test_what_is_handed_on_is_a_value():
 
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
-        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
-        "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LabelSets",
-        "LayerNormTuning", "LoRA", "MarkedTexts", "Method", "MultiLabelClassification", "Numbers",
-        "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning",
-        "PromptTuning", "QuestionAnswering", "Questions", "Recipe", "RelationExtraction",
-        "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification", "TextPairScoring",
-        "TextRegression", "TokenClassification",
-        "TopLayers", "Training", "Translation", "compare", "cross_validate", "load", "main",
+        "AdaLoRA", "Answered", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat",
+        "Conversations", "Data", "DoRA", "Documents", "EVA", "FullFineTuning", "Generation",
+        "GenerativeAnswering", "HeadOnly", "IA3", "LabelSets", "LayerNormTuning", "LoRA",
+        "MarkedTexts", "Method", "MultiLabelClassification", "Numbers", "OLoRA", "PTuning",
+        "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning",
+        "QuestionAnswering", "Questions", "Recipe", "RelationExtraction",
+        "ScoredPairs", "Source", "Summarization", "TaggedWords", "Task", "TextClassification",
+        "TextPairScoring", "TextRegression", "TokenClassification", "TopLayers", "Training",
+        "Translation", "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

@@ -228,7 +228,7 @@ class TestEncoding:
             for row, ids in zip(split.rows, split.input_ids, strict=True):
                 expected = "Be brief." if row.number == 1 else "You sell lamps."
                 assert tokenizer.decode(ids).startswith(f"<|im_start|>system\n{expected}")
-        assert "You sell lamps." in task.prompt_code()
+        assert "You sell lamps." in task.prompt_code(found.head)
 
     def test_shown_pieces_are_the_example_and_its_answers(self, tmp_path):
         task, found = encoded(tmp_path, conversations(10))

@@ -294,13 +294,11 @@ def test_check_passes_what_is_written(in_tmp, capsys, rng):
     assert "no problem found" in out
 
 
-def test_a_translation_needs_a_base_to_be_chosen(in_tmp, capsys, rng):
+def test_a_translation_takes_a_causal_base_or_an_encoder_decoder(in_tmp, capsys, rng):
     csv_of(rng, in_tmp / "rows.tsv", {"source": "text", "target": "text"}, separator="\t")
-    code, _, error = call(capsys, "new", "mine", "--data", "rows.tsv")
-    assert code == 2
-    assert error.startswith("error: no package ships a base for Translation")
-    assert "`--base.name-or-path BASE`, an encoder-decoder" in error
-    assert not (in_tmp / "mine.py").exists()
+    recipe = written(capsys, in_tmp, "--data", "rows.tsv")
+    assert recipe.base.name_or_path == "packaged:smollm2-135m-instruct"
+    (in_tmp / "mine.py").unlink()
     base = save_translator(in_tmp / "t5")
     recipe = written(capsys, in_tmp, "--data", "rows.tsv", "--base.name-or-path", base)
     assert type(recipe.task) is pk.Translation

@@ -174,7 +174,7 @@ def write_card(folder: Path, name: str, record: Record, task: Task) -> None:
         pooled=pooled,
         command=task.command,
         asked=list(map(flag, task.asked)),
-        prompt=task.prompt_code() if head.generation else "",
+        prompt=task.prompt_code(head) if head.generation else "",
         meaning=task.meaning_of_outputs(head),
         # a decoder-only model returns the prompt followed by its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",

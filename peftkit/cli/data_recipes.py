@@ -71,10 +71,9 @@ def with_base(draft: DraftRecipe) -> DraftRecipe:
     """Returns the draft unchanged, or raises RecipeError if it has no base."""
     if draft.recipe.base.name_or_path == UNKNOWN_BASE:
         task = type(draft.recipe.task)
-        hint = offer_of(task).base_hint
         raise RecipeError(
             f"no package ships a base for {task.kind()}",
-            f"name one: `--base.name-or-path BASE`{hint and f', {hint}'}",
+            "name one: `--base.name-or-path BASE`",
         )
     return draft
 

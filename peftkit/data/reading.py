@@ -19,6 +19,7 @@ from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
 from peftkit.data.marked_sentences import looks_like_marked_sentences, read_marked_sentences
 from peftkit.data.packaged import DATA, PREFIX, Packaged, find_packaged
+from peftkit.data.parallel_lines import read_parallel_lines
 from peftkit.data.ranked_passages import ranked_passages
 from peftkit.data.review_scores import review_scores
 from peftkit.data.rows import Table
@@ -61,6 +62,9 @@ def _read(source: Source) -> dict[str, Table]:
     if source.path.startswith(PREFIX):
         return {"all": _read_packaged(source)}
     path = Path(source.path).expanduser()
+    if (other := source.parallel) is not None:
+        second = Path(other.path).expanduser()
+        return {"all": read_parallel_lines(path, second, other.columns, source.encoding)}
     if path.is_file():
         return _read_splits(path, source)
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,15 @@ from pydantic import Field, model_validator
 from peftkit.parts.part import Part
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A plain text file, each line of which belongs to the same line of the source's file."""
+
+    path: str
+    columns: tuple[str, str]
+    """Names of the columns for the lines of the source's file and of this one."""
 
 
 class Source(Part):
@@ -87,6 +97,11 @@ class Source(Part):
                 f"`validation_fraction` {self.validation_fraction} and one of {self.folds} folds "
                 "as test split leave no rows to train on"
             )
+
+    @property
+    def parallel(self) -> Parallel | None:
+        """The second of two parallel text files; None for other sources."""
+        return None
 
     @property
     def runs_all_folds(self) -> bool:

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from peftkit.metrics.metric import Metric
+from peftkit.metrics.metric import Metric, TextMetric, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,3 +151,20 @@ OF_KIND = ("has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer
 """Scores over all rows; and over those with a right answer or without one."""
 METRICS = {name: Metric(name, statistic=share, bounded=True) for name in (*OF_ALL, *OF_KIND)}
 """Metrics of sums over rows: of scores, and of the rows that count."""
+
+
+def written_metric(name: str, normalization: Normalization) -> TextMetric:
+    """Returns `f1` or `exact_match` of answers that a model writes."""
+    score = {"f1": f1, "exact_match": exact_match}[name]
+
+    def parts(texts: Sequence[Written]) -> Floats:
+        """(texts, 2): the score of each text, and its weight, 1."""
+        import numpy as np
+
+        return np.array(
+            [(score(text.text, text.references, normalization), 1.0) for text in texts], np.float64
+        )
+
+    return TextMetric(
+        name, bounded=True, statistic=share, parts=parts, signature=f"normalization {normalization}"
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -251,15 +250,11 @@ class Chat(Task):
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
-        ids = examples.input_ids[example]
-        learned_at = set() if examples.read_at is None else set(examples.read_at[example].flat)
-        supervised = [place - 1 in learned_at for place in range(len(ids))]
-        return tuple(
-            Piece(tokenizer.decode([token for token, _ in run], skip_special_tokens=False), learned)
-            for learned, run in groupby(zip(ids.tolist(), supervised, strict=True), lambda t: t[1])
-        )
+        from peftkit.tasks.encoding.learned_tokens import learned_pieces
 
-    def prompt_code(self) -> str:
+        return learned_pieces(example, examples, tokenizer)
+
+    def prompt_code(self, head: Head) -> str:
         if self.data.text:
             return 'prompt = tokenizer("...", return_tensors="pt")\n'
         system = json.dumps({"role": "system", "content": self.system}, ensure_ascii=False)

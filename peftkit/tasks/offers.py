@@ -45,7 +45,5 @@ class Offer:
     """Returns the ways in which the task can read a table; none if the table does not fit."""
     base: str = ""
     """A base that suits the task and that a package contains; empty if there is none."""
-    base_hint: str = ""
-    """Advice on which base to choose, if `base` is empty."""
     sample: Mapping[str, str] = field(default_factory=dict)
     """Fields of `data` that select a packaged data set as an example; empty if there is none."""

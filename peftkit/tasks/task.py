@@ -226,7 +226,7 @@ class Task(RowHooks, OpenPart):
         ((index, _),) = Counter(encoded.train.targets.tolist()).most_common(1)
         return encoded.head.labels[index]
 
-    def prompt_code(self) -> str:
+    def prompt_code(self, head: Head) -> str:
         """Python lines for the model card that use `tokenizer` to make `prompt`, the model's input;
         called only for tasks that write.
         """

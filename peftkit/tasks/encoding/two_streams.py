@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Examples
+from peftkit.data.encoded import Examples, Prompt
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import BaseModelError
@@ -23,15 +23,9 @@ def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
     end token.
 
     Raises:
-        BaseModelError: the base is no encoder-decoder, its configuration names no start or end
-            token, or it needs language codes.
+        BaseModelError: its configuration names no start or end token, or it needs language codes.
     """
     config = base.config
-    if not getattr(config, "is_encoder_decoder", False):
-        raise BaseModelError(
-            f"`{base.name}` is no encoder-decoder, and this task needs one",
-            "choose a base such as T5 or Marian",
-        )
     if getattr(base.tokenizer, "src_lang", None) is not None:
         raise BaseModelError(
             f"`{base.name}` needs language codes, which peftkit does not set yet",
@@ -72,7 +66,7 @@ def encode_pairs(
     texts: Sequence[str],
     targets: Sequence[str],
     tokenizer: Any,
-    max_length: int,
+    lengths: tuple[int, int],
     start: int,
     end: int,
 ) -> Examples:
@@ -80,18 +74,23 @@ def encode_pairs(
     token, so that the model learns to stop.
 
     Args:
+        lengths: most tokens of a text, and of a target; the base may allow less.
         start: the token that the decoder begins with.
         end: the token that ends a target.
     """
-    limit = min(max_length, tokenizer.model_max_length)
+    limit, target_limit = (min(length, tokenizer.model_max_length) for length in lengths)
     read = tokenizer(list(texts), verbose=False)["input_ids"]
     written = tokenizer(text_target=list(targets), verbose=False)["input_ids"]
-    cut = sum(len(ids) > limit for column in (read, written) for ids in column)
-    if cut:
-        options = {"truncation": True, "max_length": limit}
-        read = tokenizer(list(texts), **options)["input_ids"]
-        written = tokenizer(text_target=list(targets), **options)["input_ids"]
-    written = [ids if ids[-1:] == [end] else [*ids[: limit - 1], end] for ids in written]
+    cut_read, cut_written = (
+        sum(len(ids) > most for ids in column)
+        for column, most in ((read, limit), (written, target_limit))
+    )
+    if cut_read:
+        read = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+    if cut_written:
+        written = tokenizer(text_target=list(targets), truncation=True, max_length=target_limit)
+        written = written["input_ids"]
+    written = [ids if ids[-1:] == [end] else [*ids[: target_limit - 1], end] for ids in written]
     unknown = tokenizer.unk_token_id
     inputs = {
         "input_ids": Ragged.of(read),
@@ -103,8 +102,22 @@ def encode_pairs(
         inputs=inputs,
         targets=tokens,
         read_at=Ragged.of([np.arange(len(ids)) for ids in written], width=1),
-        truncated=cut,
+        truncated=cut_read + cut_written,
         unknown_tokens=0
         if unknown is None
         else int((inputs["input_ids"].values == unknown).sum() + (tokens == unknown).sum()),
+    )
+
+
+def stream_prompts(examples: Examples, count: int, name: str) -> tuple[Prompt, ...]:
+    """Prompts of the first `count` rows of a split.
+
+    Args:
+        name: the value of a row that reports show as the prompt.
+    """
+    rows = zip(examples.rows[:count], examples.input_ids, strict=False)
+    return tuple(
+        Prompt(row.number, row.values[name], expected, ids, tuple(others))
+        for row, ids in rows
+        for expected, *others in [row.values["targets"]]
     )

@@ -48,5 +48,5 @@ def _reading(text: str, translation: str, fit: Fit) -> Reading:
 OFFER: Final = Offer(
     reads="a text and its translation",
     readings=readings,
-    base_hint="an encoder-decoder that knows both languages, such as `google-t5/t5-small`",
+    base="packaged:smollm2-135m-instruct",
 )
