@@ -8,7 +8,6 @@ causal base is given an instruction in its chat template and writes the target a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,7 +19,7 @@ from peftkit.errors import RecipeError, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.reading.written_pairs import pair_key, wrong_text
+from peftkit.tasks.reading.written_pairs import pair_key, read_texts
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.writing import Writing
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.encoding.instructed import Instruction
+    from peftkit.tasks.encoding.two_streams import Streams
     from peftkit.tasks.task import Outputs
 
 
@@ -54,6 +54,11 @@ class WritingTask(Task):
     prefix: str = ""
     """For encoder-decoders: text to put before each text, if the base was trained with one
     (`translate English to German: `)."""
+    source_language: str = ""
+    """For bases with a token for each language, such as mBART and NLLB: the base's code for the
+    language of the texts, such as `en_XX` or `eng_Latn`."""
+    target_language: str = ""
+    """The base's code for the language to write; see `source_language`."""
     instruction: str = ""
     """For causal bases: what the user says, with `{source}` where the text stands; name the
     language to write, for example. If empty, the task has one of its own."""
@@ -100,19 +105,17 @@ class WritingTask(Task):
     # Rows
 
     def as_input(self, value: Any) -> dict[str, object]:
-        values = value if isinstance(value, Mapping) else {next(iter(self.read.values())): value}
-        for name in self.read.values():
-            if wrong := wrong_text(values.get(name), f"`{name}` of the input"):
-                raise RecipeError(wrong, f"give {quoted(self.read.values())}")
-        return {name: str(values[name]).strip() for name in self.read.values()}
+        names = list(self.read.values())
+        values = value if isinstance(value, Mapping) else {names[0]: value}
+        read = read_texts(values, {name: name for name in names})
+        if isinstance(read, str):
+            raise RecipeError(f"the input: {read}", f"give {quoted(names)}")
+        return read
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         wanted = {name: self.columns[name] for name in self.read.values()}
         check_columns(table, wanted)
-        for column in wanted.values():
-            if wrong := wrong_text(values.get(column), column):
-                return wrong
-        return {name: str(values[column]).strip() for name, column in wanted.items()}
+        return read_texts(values, wanted)
 
     def key(self, row: Row) -> str:
         return pair_key(row)
@@ -142,24 +145,22 @@ class WritingTask(Task):
     def _encode_two_streams(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
-        from peftkit.tasks.encoding.two_streams import decoder_ends, encode_pairs, stream_prompts
+        from peftkit.tasks.encoding.two_streams import encode_pairs, stream_prompts
 
         if self.instruction:
             raise RecipeError(
                 f"`{base.name}` is an encoder-decoder, which reads no `task.instruction`",
                 "give the words that the base was trained with as `task.prefix`",
             )
-        start, ends = decoder_ends(base)
+        streams = self._streams(base)
         train, validation, test = (
             encode_pairs(
                 rows, list(map(self._encoder_text, rows)),
-                [row.values["targets"][0] for row in rows], base.tokenizer, self._lengths, start,
-                ends[0],
+                [row.values["targets"][0] for row in rows], base.tokenizer, self._lengths, streams,
             )
             for rows in splits.named().values()
         )  # fmt: skip
-        tokens = {"eos_token_id": ends, "decoder_start_token_id": start}
-        written = {**self.generation.options(), **tokens}
+        written = {**self.generation.options(), **streams.generation()}
         name = next(iter(self.read.values()))
         return Encoded(
             train,
@@ -175,48 +176,41 @@ class WritingTask(Task):
         from peftkit.bases.architectures import check_continues
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
-        from peftkit.tasks.encoding.instructed import (
-            encode_instructed,
-            instructed_prompts,
-            longest,
-        )
+        from peftkit.tasks.encoding.instructed import encode_instructed, longest
 
         check_continues(base)
-        if self.prefix:
-            raise RecipeError(
-                f"`{base.name}` is a causal language model, which reads no `task.prefix`",
-                "say in `task.instruction` what to write",
-            )
+        for field in ("prefix", "source_language", "target_language"):
+            if getattr(self, field):
+                raise RecipeError(
+                    f"`{base.name}` is a causal language model, which reads no `task.{field}`",
+                    "say in `task.instruction` what to write",
+                )
         learned = [row.values["targets"][0] for part in splits.named().values() for row in part]
-        needed = min(longest(learned, base.tokenizer), self._lengths[1])
-        instruction = self._instruction(base, needed)
-        encoded, prompts, notes = {}, {}, list[str]()
-        counts = {"train": 0, "validation": self.validation_samples, "test": self.samples}
-        for split, rows in splits.named().items():
-            texts = list(map(self.texts, rows))
-            targets: list[tuple[str, ...]] = [row.values["targets"] for row in rows]
-            some = counts[split]
-            examples, told = encode_instructed(
-                split, rows, texts, [target[0] for target in targets], instruction
-            )
-            encoded[split] = examples
-            notes += told
-            prompts[split] = instructed_prompts(
-                rows[:some], texts[:some], targets[:some], instruction
-            )
+        instruction = self._instruction(base, longest(learned, base.tokenizer))
+        counts = (0, self.validation_samples, self.samples)
+        train, validation, test = (
+            encode_instructed(split, rows, list(map(self.texts, rows)), instruction, count)
+            for (split, rows), count in zip(splits.named().items(), counts, strict=True)
+        )
         tokenizer = base.tokenizer
         ends = instruction.chat_format.end_ids | ({tokenizer.eos_token_id} - {None})
         written = {**self.generation.options(), "eos_token_id": sorted(ends)}
         return Encoded(
-            encoded["train"],
-            encoded["validation"],
-            encoded["test"],
+            train.examples,
+            validation.examples,
+            test.examples,
             Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False, generation=written),
             tokenizer.pad_token_id,
-            tuple(notes),
-            prompts=prompts["test"],
-            validation_prompts=prompts["validation"],
+            (*train.notes, *validation.notes, *test.notes),
+            prompts=test.prompts,
+            validation_prompts=validation.prompts,
         )
+
+    def _streams(self, base: OpenedBase) -> Streams:
+        from peftkit.tasks.encoding.language_codes import Languages
+        from peftkit.tasks.encoding.two_streams import Streams
+
+        return Streams.of(base, Languages(self.source_language, self.target_language))
 
     @property
     def _lengths(self) -> tuple[int, int]:
@@ -231,7 +225,8 @@ class WritingTask(Task):
         """
         from peftkit.tasks.encoding.instructed import Instruction
 
-        reserved, cut = max(self.generation.max_new_tokens, needed), next(iter(self.read))
+        reserved = max(self.generation.max_new_tokens, min(needed, self._lengths[1]))
+        cut = next(iter(self.read))
         return Instruction.of(base, self.wording, cut, self._lengths, reserved)
 
     def _encoder_text(self, row: Row) -> str:
@@ -248,6 +243,7 @@ class WritingTask(Task):
             instruction.refuse_long(rows, list(map(self.texts, rows)))
             prompts = [instruction.prompt(row, self.texts(row)) for row in rows]
             return prompt_examples(rows, prompts, room, self.generation.max_new_tokens)
+        self._streams(base)  # sets the languages
         texts = list(map(self._encoder_text, rows))
         read = base.tokenizer(texts, verbose=False)["input_ids"]
         return prompt_examples(rows, read, min(self.max_length, room))
@@ -265,17 +261,12 @@ class WritingTask(Task):
 
     def prompt_code(self, head: Head) -> str:
         from peftkit.tasks.encoding.instructed import filled
+        from peftkit.tasks.encoding.prompt_code import chat_code, encoder_code
 
         blanks = dict.fromkeys(self.read, "...")
         if head.goes_on:
-            said = json.dumps(filled(self.wording, blanks), ensure_ascii=False)
-            return (
-                f'messages = [{{"role": "user", "content": {said}}}]\n'
-                "prompt = tokenizer.apply_chat_template(\n    messages, "
-                'add_generation_prompt=True, return_tensors="pt", return_dict=True\n)\n'
-            )
-        text = json.dumps(self.prefix + filled(self.encoder_wording, blanks), ensure_ascii=False)
-        return f'prompt = tokenizer({text}, return_tensors="pt")\n'
+            return chat_code(filled(self.wording, blanks))
+        return encoder_code(self.prefix + filled(self.encoder_wording, blanks))
 
     # Scores
 

@@ -105,50 +105,52 @@ class Instruction:
         return text[: read["offset_mapping"][limit - 1][1]].rstrip(), True
 
 
+@dataclass(frozen=True)
+class Instructed:
+    """A split as a causal base reads it."""
+
+    examples: Examples
+    prompts: tuple[Prompt, ...]
+    notes: tuple[str, ...]
+
+
 def encode_instructed(
     split: str,
     rows: Sequence[Row],
     texts: Sequence[Mapping[str, str]],
-    targets: Sequence[str],
     instruction: Instruction,
-) -> tuple[Examples, tuple[str, ...]]:
-    """Encodes the prompt and the target of each row; also returns notes on the rows.
+    num_prompts: int,
+) -> Instructed:
+    """Encodes the prompt and the first target of each row, and the prompts of the first rows.
 
     Args:
         texts: name of a place in the instruction -> text, for each row.
+        num_prompts: number of rows for which the model writes.
     """
     talks, cut = [], 0
-    for row, values, target in zip(rows, texts, targets, strict=True):
+    for row, values in zip(rows, texts, strict=True):
         messages, cut_text = instruction.asked(values)
-        answer, cut_target = instruction.answered(target)
+        answer, cut_target = instruction.answered(row.values["targets"][0])
         talks.append((row, [*messages, answer]))
         cut += cut_text + cut_target
     chat_format = instruction.chat_format
     limit = int(chat_format.tokenizer.model_max_length)
     examples, notes = encode_conversations(split, talks, chat_format, limit, "drop")
-    return replace(examples, truncated=cut), tuple(notes)
+    prompts = tuple(
+        Prompt(
+            row.number, values[instruction.cut], expected,
+            int64(instruction.prompt(row, values)), tuple(others),
+        )
+        for row, values in zip(rows[:num_prompts], texts, strict=False)
+        for expected, *others in [row.values["targets"]]
+    )  # fmt: skip
+    return Instructed(replace(examples, truncated=cut), prompts, tuple(notes))
 
 
 def longest(texts: Sequence[str], tokenizer: Any) -> int:
     """The number of tokens of the longest text."""
     read = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return max(map(len, read), default=0)
-
-
-def instructed_prompts(
-    rows: Sequence[Row],
-    texts: Sequence[Mapping[str, str]],
-    references: Sequence[tuple[str, ...]],
-    instruction: Instruction,
-) -> tuple[Prompt, ...]:
-    """Makes a prompt of each row."""
-    return tuple(
-        Prompt(
-            row.number, values[instruction.cut], expected[0],
-            int64(instruction.prompt(row, values)), expected[1:],
-        )
-        for row, values, expected in zip(rows, texts, references, strict=True)
-    )  # fmt: skip
 
 
 def filled(wording: str, texts: Mapping[str, str]) -> str:

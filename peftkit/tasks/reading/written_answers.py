@@ -8,7 +8,7 @@ from typing import Any
 
 from peftkit.data.rows import Row, is_empty, is_missing
 from peftkit.tasks.reading.entity_places import parsed
-from peftkit.tasks.reading.written_pairs import wrong_text
+from peftkit.tasks.reading.written_pairs import read_texts, wrong_text
 
 
 def read_written_answer(
@@ -20,16 +20,14 @@ def read_written_answer(
         columns: name of each text, and `answers` -> the column.
         no_answer: the answer where the row has none; empty if such rows are malformed.
     """
-    texts = {role: values.get(column) for role, column in columns.items() if role != "answers"}
-    for role, text in texts.items():
-        if wrong := wrong_text(text, columns[role]):
-            return wrong
+    read = read_texts(values, {role: c for role, c in columns.items() if role != "answers"})
+    if isinstance(read, str):
+        return read
     answers = _answers(values.get(columns["answers"]), columns["answers"])
     if isinstance(answers, str):
         return answers
     if not answers and not no_answer:
         return f"empty {columns['answers']}"
-    read = {role: str(text).strip() for role, text in texts.items()}
     return {**read, "targets": tuple(answers) or (no_answer,)}
 
 

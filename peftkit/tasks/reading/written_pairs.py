@@ -32,6 +32,18 @@ def read_pair(values: Mapping[str, object], text: str, target: str) -> dict[str,
     return {"text": str(read).strip(), "targets": tuple(str(one).strip() for one in references)}
 
 
+def read_texts(values: Mapping[str, object], columns: Mapping[str, str]) -> dict[str, object] | str:
+    """Returns the texts of some columns by their names, or says what is malformed.
+
+    Args:
+        columns: name of each text -> its column.
+    """
+    for column in columns.values():
+        if wrong := wrong_text(values.get(column), column):
+            return wrong
+    return {name: str(values[column]).strip() for name, column in columns.items()}
+
+
 def wrong_text(value: Any, column: str) -> str:
     """Says why a value is not a text; empty if it is one."""
     if is_missing(value) or (isinstance(value, str) and is_empty(value)):
