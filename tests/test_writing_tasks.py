@@ -329,3 +329,25 @@ def test_a_text_with_a_place_in_it_is_read_as_it_is(make):
     )
     assert filled("Use {x}: {source}", {"source": "s"}) == "Use {x}: s"
     assert json.loads(json.dumps(task.model_dump()))["instruction"] == "Say {source} again."
+
+
+@pytest.mark.parametrize(
+    ("language", "count", "word"), [("de", 512, "wurde"), ("zh_Hans", 528, "的")]
+)
+def test_messages_of_an_interface_are_pairs(language, count, word):
+    data = pk.Pairs(path="packaged:django-messages", subset=language)
+    splits = splits_of(pk.Translation(data=data))
+    rows = [row.values for part in splits.named().values() for row in part]
+    assert len(rows) == count
+    assert sum(word in row["targets"][0] for row in rows) > 20
+    assert not any("\x04" in row["text"] or row["text"] == row["targets"][0] for row in rows)
+
+
+def test_papers_have_a_summary_of_each_aspect():
+    data = pk.Documents(path="packaged:acl-summaries", text="abstract")
+    counts = {"train": 100, "validation": 50, "test": 100}
+    for subset in ("challenge", "approach", "outcome"):
+        splits = splits_of(pk.Summarization(data=data.with_(subset=subset)))
+        assert {name: len(rows) for name, rows in splits.named().items()} == counts
+    with pytest.raises(DataError, match="has no subset `outcom`; it has `approach`, `challenge`"):
+        splits_of(pk.Summarization(data=data.with_(subset="outcom")))
