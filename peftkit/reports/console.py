@@ -14,12 +14,14 @@ from peftkit.reports.merge_report import MergeReport
 from peftkit.reports.plan_record import Plan
 from peftkit.reports.receipt import about_probe
 from peftkit.reports.rewind_report import RewindReport
-from peftkit.reports.run_record import RunRecord
+from peftkit.reports.run_record import RunRecord, TestRecord
 from peftkit.reports.strata import print_strata
 from peftkit.reports.terminal import print_note
 from peftkit.tasks.task import Piece
 from peftkit.wording import duration, plural
 
+MOST_COLUMNS = 6
+"""Largest number of metrics that have a column each."""
 SHOWN = 3
 """Largest number of written answers on the console; the receipt shows all."""
 
@@ -75,16 +77,7 @@ def print_scores(console: Console, run: RunRecord) -> None:
     test = run.test
     for sentence in test.lead:
         console.print(f"  [bold yellow]{escape(sentence)}[/]", highlight=False)
-    table = plain_table("test", *(name.replace("_", " ") for name in test.after))
-    rows = {"before": test.before, **test.baseline, "after": test.after}
-    for row, scores in rows.items():
-        style = "bold" if row == "after" else None
-        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test.after]
-        table.add_row(row, *cells, style=style)
-    intervals = [test.intervals.get(name) for name in test.after]
-    cells = [f"{low:.3f} to {high:.3f}" if (low, high) != (0, 0) else ""
-             for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
-    table.add_row("95 % interval", *cells, style="dim")
+    table = _score_table(test)
     console.print(table)
     if test.of_samples:
         names = ", ".join(name.replace("_", " ") for name in test.of_samples)
@@ -105,6 +98,32 @@ def print_scores(console: Console, run: RunRecord) -> None:
         f"{run.base_memory_mb:,.0f} MB of it the base's weights",
         highlight=False,
     )
+
+
+def _score_table(test: TestRecord) -> Table:
+    """A table of the scores before and after training, the baselines and intervals. Many metrics
+    have a row each, a few a column each.
+    """
+    scores = {"before": test.before, **test.baseline, "after": test.after}
+    rows = {
+        name: [f"{of[metric]:.4f}" if metric in of else "" for metric in test.after]
+        for name, of in scores.items()
+    }
+    intervals = (test.intervals.get(metric, (0, 0)) for metric in test.after)
+    rows["95 % interval"] = [
+        f"{low:.3f} to {high:.3f}" if (low, high) != (0, 0) else "" for low, high in intervals
+    ]
+    titles = [metric.replace("_", " ") for metric in test.after]
+    if len(titles) > MOST_COLUMNS:
+        table = plain_table("test", *rows)
+        for title, *cells in zip(titles, *rows.values(), strict=True):
+            table.add_row(title, *cells)
+        return table
+    table = plain_table("test", *titles)
+    for name, cells in rows.items():
+        style = {"after": "bold", "95 % interval": "dim"}.get(name)
+        table.add_row(name, *cells, style=style)
+    return table
 
 
 def print_plan(console: Console, plan: Plan) -> None:
